@@ -1,0 +1,162 @@
+#!/usr/bin/env bash
+# Breaks one rule of the protocols at a time, in a temporary copy, and checks that the model named for it fails.
+# By hand: `ci/mutants.sh [WORD]` (only the mutations whose description contains WORD); 3 minutes for all on 2 cores.
+# The table in loom_tests/README.md says what each mutation breaks.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+only=${1:-}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$work/target} RUST_BACKTRACE=0
+
+cp -r "$root/src" "$root/loom_tests" "$work"
+{
+    printf '[package]\nname = "mutants"\nversion = "0.0.0"\nedition = "2024"\nautotests = false\n[lib]\npath = "none.rs"\n'
+    printf '[profile.dev.package."*"]\nopt-level = 3\n[dev-dependencies]\n'
+    grep '^loom = ' "$root/Cargo.toml"
+    for target in entry account ready; do
+        printf '[[test]]\nname = "loom_%s"\npath = "loom_tests/%s.rs"\n' $target $target
+    done
+} >"$work/Cargo.toml"
+touch "$work/none.rs"
+cp "$root/Cargo.lock" "$work" 2>/dev/null || true
+cd "$work"
+
+caught=0 missed=0
+# mutant DESCRIPTION TARGET MODEL FILE PERL: the substitution must change the file, and the model must then panic.
+mutant() {
+    local description=$1 target=$2 model=$3 file=$4 change=$5 log status=0
+    [[ $description == *"$only"* ]] || return 0
+    perl -0pi -e "$change" "$file"
+    if cmp -s "$file" "$root/$file"; then
+        echo "NOT APPLIED  $description ($file)"
+        missed=$((missed + 1))
+        return 0
+    fi
+    log=$(timeout 300 cargo test -q --test "loom_$target" -- --exact "$model" 2>&1) || status=$?
+    cp "$root/$file" "$file"
+    if [[ $status != 0 && $log == *"running 1 test"* && $log == *"panicked at"* ]]; then
+        caught=$((caught + 1))
+        echo "caught       $description: $model: $(grep -m1 -A1 'panicked at' <<<"$log" | tail -1)"
+    else
+        missed=$((missed + 1))
+        echo "MISSED       $description: $model"
+        if [[ $log != *"running 1 test"* ]]; then
+            tail -20 <<<"$log"
+        fi
+    fi
+}
+
+word=src/table/word.rs entry=src/table/entry.rs account=src/arena/account.rs ready=src/ready.rs callers=loom_tests/support/world.rs
+
+# The rules marked with a warning sign in the design.
+mutant 'no second look at the version after a hold' entry reuse_against_a_stale_rent $entry \
+    's/if self\.is_in\(version\) \{\n(\s+)return Ok\(seen/if true {\n$1return Ok(seen/'
+mutant 'no second look at the version after a slow hold' entry reuse_against_a_late_helper $entry \
+    's/if self\.is_in\(version\) \{\n(\s+)return Ok\(address/if true {\n$1return Ok(address/'
+mutant 'free closes the word before it decides the version' entry reuse_against_a_stale_free $callers \
+    's/if !self\.entry\.end_life\(version\) \{/let closed = self.entry.close();\n        if !self.entry.end_life(version) {/; s/self\.closed\(self\.entry\.close\(\)\)/self.closed(closed)/'
+mutant 'MOVING is cancelled in place' entry a_stopped_mover_and_a_late_helper $callers \
+    's/&& let Begun::Moving\(_\) = self\.world\.entry\.begin_move\(address\)\n\s+\{/&& let Begun::Moving(seen) = self.world.entry.begin_move(address)\n        {\n            self.world.entry.commit(seen, Word::open_at(address));/'
+mutant 'a helper does not look at the word again under its claim' entry reuse_by_a_stranger_against_a_late_helper $entry \
+    's/if self\.word\(\) != seen \{\n(\s+)drop/if false {\n$1drop/'
+mutant 'a helper takes no notice of a refused claim' entry reuse_by_a_stranger_against_a_late_helper $callers \
+    's/if self\.arena\(address\)\.account\.claim\(\) \{/if self.arena(address).account.claim() || self.idle.load(Ordering::Acquire) {/'
+mutant 'what was freed while moving is settled at once' entry a_late_helper_and_two_frees $entry \
+    's/moving: seen\.is_moving\(\)/moving: false/'
+mutant 'a free settles what is held' entry two_rents_and_a_free $entry 's/held: seen\.is_held\(\)/held: false/'
+mutant 'a take does not decide by the version' entry a_take_a_rent_and_a_free $callers \
+    's/if !self\.world\.entry\.end_life\(version\)/if !self.world.entry.end_life(version) \&\& self.arena > 9/'
+mutant 'publish does not mind that the life was ended' entry a_publish_a_rent_and_a_free $entry \
+    's/if !seen\.is_open\(\) \{\n(\s+)return Err\(self/if false {\n$1return Err(self/'
+mutant 'a rent is given while MOVING' entry a_free_a_rent_and_a_move $word \
+    's/self\.0 & \(Self::OPEN \| Self::MOVING \| Self::EXCLUSIVE\) == Self::OPEN &&/self.0 \& (Self::OPEN | Self::EXCLUSIVE) == Self::OPEN \&\&/'
+mutant 'an exclusive rent is given while MOVING' entry a_write_a_rent_and_a_move $word \
+    's/self\.0 & \(\(0b1111 << RENTS_BITS\) \| RENTS_MASK\) == Self::OPEN/self.0 \& ((0b1101 << RENTS_BITS) | RENTS_MASK) == Self::OPEN/'
+mutant 'a move begins under a rent' entry a_walker_a_rent_and_a_move $word \
+    's/self\.0 & \(\(0b1111 << RENTS_BITS\) \| RENTS_MASK\) == Self::OPEN/self.0 \& (0b1111 << RENTS_BITS) == Self::OPEN/'
+mutant 'the wiper asks for other claims before it gives the bytes back' entry two_late_helpers $callers \
+    's/let \(outcome, before\) = self\.arena\(address\)\.account\.subtract\(BYTES\);/let before = self.arena(address).account.balance();\n        let (outcome, _) = self.arena(address).account.subtract(BYTES);/'
+mutant 'the puncher asks for other claims before it reads the header' entry a_walker_a_mover_and_a_helper_without_memory $callers \
+    's/if self\.world\.header\.load\(\)\.state\(\) == State::Dead\s*&& self\.world\.arena\(HOME\)\.account\.balance\(\)\.claims == 1/if self.world.arena(HOME).account.balance().claims == 1 \&\& self.world.header.load().state() == State::Dead/'
+
+# Waiting.
+mutant 'a sleeper does not validate under the lock' entry a_waiter_and_the_last_return $callers \
+    's/if self\.world\.entry\.is_waited\(version\) \{/if true {/'
+mutant 'the last return wakes nobody' entry a_waiter_and_the_last_return $entry \
+    's/settle: None, wake: seen\.is_waited\(\)/settle: None, wake: false/'
+mutant 'the last return leaves WAITED set' entry a_waiter_and_the_last_return $entry \
+    's/next = next\.without_waited\(\);/next = next;/'
+mutant 'a free wakes nobody' entry a_waiter_a_return_and_a_free $entry 's/wake: seen\.is_waited\(\),\n/wake: false,\n/'
+mutant 'publish wakes nobody' entry a_waiter_and_a_publish $entry 's/return Ok\(seen\.is_waited\(\)\)/return Ok(false)/'
+mutant 'the return of a mistaken hold wakes nobody' entry a_waiter_and_a_mistaken_hold $callers \
+    's/(self\.reached\("strayed"\);\n\s+)if left\.wake \{/$1if left.wake \&\& self.arena > 9 {/'
+
+# Orderings of the entry.
+mutant 'hold: relaxed' entry two_writes_and_a_rent $entry \
+    's/self\.exchange\(seen, next, Ordering::Acquire\)/self.exchange(seen, next, Ordering::Relaxed)/'
+mutant 'give_back: relaxed' entry two_writes_and_a_rent $entry \
+    's/self\.exchange\(seen, next, Ordering::Release\)/self.exchange(seen, next, Ordering::Relaxed)/'
+mutant 'last_hold_left: no fence' entry two_rents_and_a_free $entry 's/fence\(Ordering::Acquire\);//; s/, fence\}/}/'
+mutant 'close: no acquire' entry two_rents_and_a_free $entry \
+    's/self\.exchange\(seen, seen\.closed\(\), Ordering::AcqRel\)/self.exchange(seen, seen.closed(), Ordering::Release)/'
+mutant 'close: no release' entry the_last_return_may_use_the_slot_again $entry \
+    's/self\.exchange\(seen, seen\.closed\(\), Ordering::AcqRel\)/self.exchange(seen, seen.closed(), Ordering::Acquire)/'
+mutant 'commit: no release' entry a_rent_and_a_move $entry \
+    's/self\.exchange\(moving, fresh, Ordering::AcqRel\)/self.exchange(moving, fresh, Ordering::Acquire)/'
+mutant 'begin_move: relaxed' entry a_write_a_rent_and_a_move $entry \
+    's/seen\.with_moving\(\), Ordering::Acquire/seen.with_moving(), Ordering::Relaxed/'
+mutant 'begin_life: word relaxed' entry reuse_against_a_stale_rent $entry \
+    's/Word::open_at\(address\)\.to_bits\(\), Ordering::Release/Word::open_at(address).to_bits(), Ordering::Relaxed/'
+mutant 'begin_life: version relaxed' entry queries_against_reuse $entry \
+    's/self\.version\.store\(version, Ordering::Release\)/self.version.store(version, Ordering::Relaxed)/'
+mutant 'version: relaxed' entry queries_against_reuse $entry \
+    's/self\.version\.load\(Ordering::Acquire\)/self.version.load(Ordering::Relaxed)/'
+mutant 'extent: relaxed' entry queries_against_reuse $entry \
+    's/self\.extent\.load\(Ordering::Acquire\)/self.extent.load(Ordering::Relaxed)/'
+mutant 'set_extent: relaxed' entry queries_against_reuse $entry \
+    's/self\.extent\.store\(extent, Ordering::Release\)/self.extent.store(extent, Ordering::Relaxed)/'
+mutant 'word: relaxed' entry queries_against_reuse $entry \
+    's/self\.word\.load\(Ordering::Acquire\)/self.word.load(Ordering::Relaxed)/'
+mutant 'replace: relaxed' entry a_publish_a_rent_and_a_free $entry \
+    's/Word::open_at\(address\), Ordering::Release/Word::open_at(address), Ordering::Relaxed/'
+
+# The account.
+mutant 'claim: no acquire' account a_claim_sees_what_was_sealed $account \
+    's/seen \+ CLAIM, Ordering::AcqRel/seen + CLAIM, Ordering::Release/'
+mutant 'claim: no release' account a_sole_claimer_has_unlinked_memory_to_itself $account \
+    's/seen \+ CLAIM, Ordering::AcqRel/seen + CLAIM, Ordering::Acquire/'
+mutant 'claim: no release, seen from the entry' entry reuse_against_a_late_helper $account \
+    's/seen \+ CLAIM, Ordering::AcqRel/seen + CLAIM, Ordering::Acquire/'
+mutant 'an emptied arena can be claimed' account two_claims_and_the_last_subtraction $account \
+    's/ \|\| seen == SEALED//'
+mutant 'an active arena can be claimed' account sealing_against_a_subtraction_and_a_claim $account \
+    's/seen & SEALED == 0 \|\| //'
+mutant 'subtract: no acquire' account two_subtractions_and_a_claim $account \
+    's/fetch_sub\(bytes as u64, Ordering::AcqRel\)/fetch_sub(bytes as u64, Ordering::Release)/'
+mutant 'subtract: no release' account two_subtractions_and_a_claim $account \
+    's/fetch_sub\(bytes as u64, Ordering::AcqRel\)/fetch_sub(bytes as u64, Ordering::Acquire)/'
+mutant 'unclaim: no acquire' account two_claims_and_the_last_subtraction $account \
+    's/fetch_sub\(CLAIM, Ordering::AcqRel\)/fetch_sub(CLAIM, Ordering::Release)/'
+mutant 'unclaim: no release' account two_claims_and_the_last_subtraction $account \
+    's/fetch_sub\(CLAIM, Ordering::AcqRel\)/fetch_sub(CLAIM, Ordering::Acquire)/'
+mutant 'seal: no acquire' account sealing_against_subtractions $account \
+    's/fetch_add\(delta, Ordering::AcqRel\)/fetch_add(delta, Ordering::Release)/'
+mutant 'seal: no release' account a_claim_sees_what_was_sealed $account \
+    's/fetch_add\(delta, Ordering::AcqRel\)/fetch_add(delta, Ordering::Acquire)/'
+mutant 'seal: in two steps' account sealing_against_subtractions $account \
+    's/Outcome::of\(self\.0\.fetch_add\(delta, Ordering::AcqRel\)\.wrapping_add\(delta\)\)/self.0.fetch_add(delta.wrapping_sub(SEALED), Ordering::AcqRel);\n        Outcome::of(self.0.fetch_or(SEALED, Ordering::AcqRel))/'
+mutant 'who empties is judged by a second look' account two_subtractions_and_a_claim $account \
+    's/Outcome::of\(before - bytes as u64\)/Outcome::of(self.0.load(Ordering::Acquire))/'
+
+# The ready list.
+mutant 'push: relaxed' ready two_pushers_and_a_taker $ready \
+    's/compare_exchange\(head, node, Ordering::Release/compare_exchange(head, node, Ordering::Relaxed/'
+mutant 'take_all: relaxed' ready two_pushers_and_a_taker $ready \
+    's/swap\(ptr::null_mut\(\), Ordering::Acquire\)/swap(ptr::null_mut(), Ordering::Relaxed)/'
+mutant 'take_all: newest first' ready two_pushers_and_a_taker $ready 's/values\.reverse\(\);//'
+mutant 'push: a plain store' ready two_pushers_and_a_taker $ready \
+    's/match self\.head\.compare_exchange\(head, node, Ordering::Release, Ordering::Relaxed\)/self.head.store(node, Ordering::Release);\n            match Ok::<_, *mut Node<T>>(head)/'
+
+echo "$caught caught, $missed missed"
+[[ $missed == 0 && $caught -gt 0 ]]

@@ -1,0 +1,42 @@
+//! `shuffler`: replays the allocations of real programs over Memory Shuffler and over other allocators.
+//!
+//! The parent parses every trace, then starts one child process for each trace and allocator ([`parent`]), so that no
+//! allocator inherits another's heap. A child ([`child`]) gets the parsed operations over its standard input, runs
+//! them ([`replay`], [`worker`]) over one [`backend`], and sends back progress and figures. The parent prints the
+//! table and writes the JSON ([`report`]).
+//!
+//! Exit status: 0 when every block was verified, 1 when a check or an allocator failed, 2 for bad input or usage.
+
+#![allow(clippy::disallowed_types, reason = "plain counters and flags of a harness; the protocols are the library's")]
+
+mod args;
+mod backend;
+mod child;
+mod counters;
+mod failure;
+mod figures;
+mod job;
+mod mailbox;
+mod parent;
+mod pattern;
+mod progress;
+mod replay;
+mod report;
+mod resident;
+mod sampler;
+mod synthetic;
+mod trace;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Replay(args) => parent::run(&args),
+        Command::ReplayOne => child::run(),
+    }
+}

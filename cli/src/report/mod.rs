@@ -1,0 +1,8 @@
+//! What the user gets: a table for each trace, and a JSON file.
+
+mod json;
+mod table;
+mod units;
+
+pub use json::JsonFile;
+pub use table::table;

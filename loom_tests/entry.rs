@@ -1,0 +1,734 @@
+//! Models of the entry: every transition of `src/table/entry.rs`, against every other that it can meet.
+//!
+//! What each model would miss, and which fault makes it fail, stands in the README beside this file.
+
+#[path = "../src/arena/account.rs"]
+#[allow(dead_code, reason = "the models use the library's file as it is, not all of it")]
+mod account;
+#[path = "../src/table/entry.rs"]
+#[allow(dead_code, reason = "as above")]
+mod entry;
+#[path = "../src/arena/header.rs"]
+#[allow(dead_code, reason = "as above")]
+mod header;
+#[path = "support/model.rs"]
+mod model;
+#[path = "support/primitive.rs"]
+mod primitive;
+#[path = "../src/table/word.rs"]
+#[allow(dead_code, reason = "as above")]
+mod word;
+#[path = "support/world.rs"]
+mod world;
+
+use entry::{Hold, Refused};
+use model::check;
+use std::sync::Arc;
+use world::{Freed, HOME, Mine, World};
+
+type Body = Box<dyn FnOnce(&Mine) + Send>;
+
+fn thread(body: impl FnOnce(&Mine) + Send + 'static) -> Body {
+    Box::new(body)
+}
+
+/// Runs the bodies as one thread each, and joins.
+fn race<const N: usize>(world: &Arc<World>, bodies: [Body; N]) {
+    let threads: Vec<_> = bodies
+        .into_iter()
+        .enumerate()
+        .map(|(i, body)| {
+            let world = world.clone();
+            loom::thread::spawn(move || body(&Mine::new(&world, i + 1)))
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+fn reader(version: u32) -> Body {
+    thread(move |mine| {
+        if let Err(refused) = mine.read(version) {
+            assert!(matches!(refused, Refused::Stale | Refused::Busy), "{refused:?}");
+        }
+    })
+}
+
+fn writer(version: u32) -> Body {
+    thread(move |mine| {
+        if let Err(refused) = mine.add(version, 1) {
+            assert!(matches!(refused, Refused::Stale | Refused::Busy), "{refused:?}");
+        }
+    })
+}
+
+fn taker(version: u32) -> Body {
+    thread(move |mine| {
+        if let Err(refused) = mine.take(version) {
+            assert!(matches!(refused, Refused::Stale | Refused::Busy), "{refused:?}");
+        }
+    })
+}
+
+fn freer(world: &Arc<World>, version: u32) -> Body {
+    let world = world.clone();
+    thread(move |_| {
+        world.free(version);
+    })
+}
+
+fn mover() -> Body {
+    thread(|mine| mine.shuffle(HOME))
+}
+
+#[test]
+fn two_rents_and_a_free() {
+    let paths = ["read", "freed while held", "freed while not held", "settled by the last return", "emptied"];
+    check("two rents and a free", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        race(&world, [reader(version), reader(version), freer(&world, version)]);
+        world.finish();
+        world.assert_ended(version);
+    });
+}
+
+#[test]
+fn a_rent_and_two_frees() {
+    let paths =
+        ["read", "freed while held", "freed while not held", "a free was refused", "settled by the last return"];
+    check("a rent and two frees", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        race(&world, [reader(version), freer(&world, version), freer(&world, version)]);
+        world.finish();
+        world.assert_ended(version);
+    });
+}
+
+#[test]
+fn two_writes_and_a_rent() {
+    check("two writes and a rent", 2, &["read", "wrote", "refused"], |paths| {
+        let (world, version) = World::alive(paths, 3);
+        let seen = paths.clone();
+        let busy = thread(move |mine| match mine.add(version, 4) {
+            Ok(()) => {}
+            Err(refused) => {
+                assert_eq!(refused, Refused::Busy);
+                seen.reached("refused");
+            }
+        });
+        race(&world, [reader(version), writer(version), busy]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+#[test]
+fn a_write_a_rent_and_a_free() {
+    let paths = ["read", "wrote", "freed while held", "freed while not held", "settled by the last return"];
+    check("a write, a rent and a free", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        race(&world, [writer(version), reader(version), freer(&world, version)]);
+        world.finish();
+        world.assert_ended(version);
+    });
+}
+
+#[test]
+fn a_take_a_rent_and_a_free() {
+    let paths = ["read", "took", "a take lost", "a free was refused", "freed while held", "freed while not held"];
+    check("a take, a rent and a free", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        race(&world, [taker(version), reader(version), freer(&world, version)]);
+        world.finish();
+        world.assert_ended(version);
+    });
+}
+
+#[test]
+fn a_take_and_a_move() {
+    let paths = ["took", "moved by a helper", "moved by a mover", "a mover lost", "skipped as held", "gone"];
+    check("a take and a move", 5, &paths, |paths| {
+        let (world, version) = World::alive(paths, 2);
+        race(&world, [taker(version), mover()]);
+        world.finish();
+    });
+}
+
+#[test]
+fn the_last_return_may_use_the_slot_again() {
+    let paths = ["settled by the last return", "freed while not held", "began the next life"];
+    check("the last return uses the slot again", 3, &paths, |paths| {
+        let (world, version) = World::alive(paths, 2);
+        let next = move |world: &World, mine: &Mine| {
+            world.start_at(mine.place(), version + 2, 3);
+            world.paths.reached("began the next life");
+        };
+        let (holder, freer) = (world.clone(), world.clone());
+        let rent = thread(move |mine| {
+            if mine.hold(version, Hold::Shared).is_ok() && holder.leave(Hold::Shared) {
+                next(&holder, mine);
+            }
+        });
+        let free = thread(move |mine| {
+            if freer.free(version) == Freed::Now {
+                next(&freer, mine);
+            }
+        });
+        race(&world, [rent, free]);
+        world.finish();
+        if world.entry.version() == version + 2 {
+            world.assert_alive(version + 2);
+        }
+    });
+}
+
+#[test]
+fn a_rent_and_a_move() {
+    let paths = [
+        "read",
+        "moved by a helper",
+        "moved by a mover",
+        "a mover lost",
+        "a helper lost",
+        "skipped as held",
+        "wiped the source",
+        "emptied",
+    ];
+    check("a rent and a move", 5, &paths, |paths| {
+        let (world, version) = World::alive(paths, 2);
+        race(&world, [reader(version), mover()]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+#[test]
+fn two_rents_and_a_move() {
+    let paths = ["read", "moved by a helper", "moved by a mover", "a mover lost", "a helper lost"];
+    check("two rents and a move", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        race(&world, [reader(version), reader(version), mover()]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+#[test]
+fn a_write_a_rent_and_a_move() {
+    let paths = ["read", "wrote", "moved by a helper", "moved by a mover", "a mover lost", "skipped as held"];
+    check("a write, a rent and a move", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        race(&world, [writer(version), reader(version), mover()]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+#[test]
+fn a_free_a_rent_and_a_move() {
+    let paths = [
+        "read",
+        "moved by a helper",
+        "moved by a mover",
+        "a mover lost",
+        "a helper lost",
+        "freed while moving, settled",
+        "freed while moving, put off",
+        "emptied",
+    ];
+    check("a free, a rent and a move", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        race(&world, [freer(&world, version), reader(version), mover()]);
+        world.finish();
+        world.assert_ended(version);
+    });
+}
+
+#[test]
+fn two_movers_and_a_rent() {
+    let paths = ["read", "moved by a mover", "a mover lost", "moved by a helper", "skipped as held", "gone"];
+    check("two movers and a rent", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        race(&world, [reader(version), mover(), mover()]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+#[test]
+fn two_late_helpers() {
+    let paths = ["read", "wrote", "moved by a helper", "a helper lost", "wiped the source", "a claim was refused"];
+    check("two late helpers", 3, &paths, |paths| {
+        let (world, version) = World::moving(paths, 2);
+        race(&world, [reader(version), writer(version)]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+#[test]
+fn a_late_helper_a_write_and_a_free() {
+    let paths =
+        ["read", "wrote", "moved by a helper", "a helper lost", "freed while moving, settled", "freed while held"];
+    check("a late helper, a write and a free", 2, &paths, |paths| {
+        let (world, version) = World::moving(paths, 3);
+        race(&world, [reader(version), writer(version), freer(&world, version)]);
+        world.finish();
+        world.assert_ended(version);
+    });
+}
+
+#[test]
+fn a_late_helper_and_two_frees() {
+    let paths = ["read", "a free was refused", "freed while moving, settled", "freed while moving, put off"];
+    check("a late helper and two frees", 3, &paths, |paths| {
+        let (world, version) = World::moving(paths, 3);
+        race(&world, [reader(version), freer(&world, version), freer(&world, version)]);
+        world.finish();
+        world.assert_ended(version);
+    });
+}
+
+/// A walker punches what is dead; a helper that came late to the same bytes must have been seen.
+#[test]
+fn a_walker_a_rent_and_a_move() {
+    let paths = ["read", "punched", "moved by a mover", "moved by a helper", "a helper lost"];
+    check("a walker, a rent and a move", 2, &paths, |paths| {
+        let (world, version) = World::crowded(paths, 3);
+        race(&world, [reader(version), mover(), thread(Mine::punch)]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+/// As above with the least that it takes, so that three preemptions are cheap: the second look is at a block that is
+/// unlinked while the walker asks whether it is alone.
+#[test]
+fn a_walker_a_mover_and_a_helper_without_memory() {
+    let paths = ["punched", "moved by a mover", "looked and gave up"];
+    check("a walker, a mover and a helper without memory", 3, &paths, |paths| {
+        let (world, version) = World::crowded(paths, 3);
+        Mine::new(&world, 1).begin_and_stop(HOME);
+        race(&world, [thread(Mine::look_and_give_up), mover(), thread(Mine::punch)]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+#[test]
+fn a_walker_a_late_helper_and_a_free() {
+    let paths = ["read", "punched", "moved by a helper", "a helper lost", "freed while moving, settled"];
+    check("a walker, a late helper and a free", 2, &paths, |paths| {
+        let (world, version) = World::crowded(paths, 3);
+        Mine::new(&world, 1).begin_and_stop(HOME);
+        race(&world, [reader(version), freer(&world, version), thread(Mine::punch)]);
+        world.finish();
+        world.assert_ended(version);
+    });
+}
+
+/// A mover stops, the block is written, and another mover comes: the first one's helper must not commit what it copied.
+#[test]
+fn a_stopped_mover_and_a_late_helper() {
+    let paths = ["read", "wrote", "stopped in the middle of a move", "moved by a helper", "a helper lost"];
+    check("a stopped mover and a late helper", 3, &paths, |paths| {
+        let (world, version) = World::alive(paths, 2);
+        let other = thread(move |mine| {
+            mine.begin_and_stop(HOME);
+            let _ = mine.add(version, 1);
+            mine.begin_and_stop(HOME);
+        });
+        race(&world, [reader(version), other]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+/// Frees life 1, and begins life 3 at the same address if that settled it and the arena was recycled.
+fn reuse(world: &World) -> bool {
+    // Acquired by the thread that has the slot, as from the list of recycled arenas.
+    let recycled = world.free(1) == Freed::Now && world.is_idle();
+    if recycled {
+        world.start(3, 30);
+        world.paths.reached("used again");
+    }
+    recycled
+}
+
+fn finish_reuse(world: &Arc<World>, ended: bool) {
+    world.finish();
+    if world.entry.version() >= 3 {
+        if ended { world.assert_ended(3) } else { world.assert_alive(3) }
+    }
+}
+
+/// A stale access; whether it was refused as one or came before the free.
+fn stale(world: &Arc<World>, access: impl FnOnce(&Mine) -> Result<(), Refused> + Send + 'static) -> Body {
+    let world = world.clone();
+    thread(move |mine| match access(mine) {
+        Ok(()) => world.paths.reached("came before the free"),
+        Err(refused) => {
+            assert!(matches!(refused, Refused::Stale | Refused::Busy), "{refused:?}");
+            world.paths.reached("was refused");
+        }
+    })
+}
+
+/// The address is this slot's again, in another life that is written and being moved.
+#[test]
+fn reuse_against_a_late_helper() {
+    let paths = [
+        "used again",
+        "wrote",
+        "stopped in the middle of a move",
+        "freed while moving, settled",
+        "freed while moving, put off",
+        "moved by a helper",
+        "a helper lost",
+        "came before the free",
+        "was refused",
+        "strayed helper",
+    ];
+    check("reuse against a late helper", 3, &paths, |paths| {
+        let (world, _) = World::moving(paths, 2);
+        let late = stale(&world, |mine| {
+            let result = mine.read(1).map(drop);
+            if result.is_err() && mine.used() > 0 {
+                mine.reached("strayed helper");
+            }
+            result
+        });
+        let owner = world.clone();
+        let other = thread(move |mine| {
+            if reuse(&owner) {
+                let _ = mine.add(3, 1);
+                mine.begin_and_stop(HOME);
+            }
+        });
+        race(&world, [late, other]);
+        finish_reuse(&world, false);
+    });
+}
+
+/// The address is another slot's, so that whoever takes it for the old block copies a stranger's bytes.
+#[test]
+fn reuse_by_a_stranger_against_a_late_helper() {
+    let paths = ["used by a stranger", "a helper lost", "a claim was refused", "was refused", "came before the free"];
+    check("reuse by a stranger against a late helper", 3, &paths, |paths| {
+        let (world, _) = World::moving(paths, 2);
+        let late = stale(&world, |mine| mine.read(1).map(drop));
+        let owner = world.clone();
+        let other = thread(move |_| {
+            if owner.free(1) == Freed::Now && owner.is_idle() {
+                owner.start_stranger();
+                owner.paths.reached("used by a stranger");
+            }
+        });
+        race(&world, [late, other]);
+        world.finish();
+        world.assert_ended(1);
+    });
+}
+
+/// A mover that stops between its copy and its commit holds a claim, so the address is not used again under it.
+#[test]
+fn reuse_against_a_late_mover() {
+    let paths =
+        ["used again", "moved by a mover", "a mover lost", "gone", "skipped as held", "freed while moving, put off"];
+    check("reuse against a late mover", 3, &paths, |paths| {
+        let (world, _) = World::alive(paths, 2);
+        let owner = world.clone();
+        let other = thread(move |mine| {
+            if reuse(&owner) {
+                assert!(matches!(mine.add(3, 1), Ok(())));
+            }
+        });
+        race(&world, [mover(), other]);
+        finish_reuse(&world, false);
+    });
+}
+
+#[test]
+fn reuse_against_a_stale_free() {
+    let paths = ["used again", "a free was refused", "read"];
+    check("reuse against a stale free", 5, &paths, |paths| {
+        let (world, _) = World::alive(paths, 2);
+        let body = || {
+            let world = world.clone();
+            thread(move |mine| {
+                if reuse(&world) {
+                    assert_eq!(mine.read(3), Ok(30), "a stale free ended a later life");
+                }
+            })
+        };
+        race(&world, [body(), body()]);
+        world.finish();
+        world.assert_alive(3);
+    });
+}
+
+#[test]
+fn reuse_against_a_stale_rent() {
+    let paths = ["used again", "strayed", "settled by the ready list", "came before the free", "was refused"];
+    check("reuse against a stale rent", 5, &paths, |paths| {
+        let (world, _) = World::alive(paths, 2);
+        let owner = world.clone();
+        let other = thread(move |_| {
+            if reuse(&owner) {
+                assert_ne!(owner.free(3), Freed::Refused);
+            }
+        });
+        race(&world, [stale(&world, |mine| mine.read(1).map(drop)), other]);
+        finish_reuse(&world, true);
+    });
+}
+
+#[test]
+fn reuse_against_a_stale_write() {
+    let paths = ["used again", "the owner met the stale hold", "came before the free", "was refused"];
+    check("reuse against a stale write", 5, &paths, |paths| {
+        let (world, _) = World::alive(paths, 2);
+        let owner = world.clone();
+        let other = thread(move |mine| {
+            if reuse(&owner)
+                && let Err(refused) = mine.read(3)
+            {
+                assert_eq!(refused, Refused::Busy);
+                mine.reached("the owner met the stale hold");
+            }
+        });
+        race(&world, [stale(&world, |mine| mine.add(1, 1)), other]);
+        finish_reuse(&world, false);
+    });
+}
+
+#[test]
+fn reuse_against_a_stale_take() {
+    let paths = ["used again", "took", "was refused"];
+    check("reuse against a stale take", 5, &paths, |paths| {
+        let (world, _) = World::alive(paths, 2);
+        let owner = world.clone();
+        let other = thread(move |_| {
+            reuse(&owner);
+        });
+        race(&world, [stale(&world, |mine| mine.take(1).map(drop)), other]);
+        finish_reuse(&world, false);
+    });
+}
+
+#[test]
+fn a_publish_a_rent_and_a_free() {
+    let paths = ["published", "freed before it was published", "read", "freed while held", "freed while not held"];
+    check("a publish, a rent and a free", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        let publisher = stale(&world, move |mine| mine.publish(version, 5).map(drop));
+        race(&world, [publisher, reader(version), freer(&world, version)]);
+        world.finish();
+        world.assert_ended(version);
+    });
+}
+
+#[test]
+fn a_publish_a_rent_and_a_move() {
+    let paths = ["published", "read", "moved by a helper", "moved by a mover", "a mover lost"];
+    check("a publish, a rent and a move", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        let publisher = stale(&world, move |mine| mine.publish(version, 5).map(drop));
+        race(&world, [publisher, reader(version), mover()]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+#[test]
+fn reuse_and_publish_against_a_stale_rent() {
+    let paths = ["used again", "published", "the owner met the stale hold", "came before the free", "was refused"];
+    check("reuse and publish against a stale rent", 4, &paths, |paths| {
+        let (world, _) = World::alive(paths, 2);
+        let owner = world.clone();
+        let other = thread(move |mine| {
+            if reuse(&owner) {
+                match mine.publish(3, 5) {
+                    Ok(published) => assert!(published),
+                    Err(refused) => {
+                        assert_eq!(refused, Refused::Busy);
+                        mine.reached("the owner met the stale hold");
+                    }
+                }
+            }
+        });
+        race(&world, [stale(&world, |mine| mine.read(1).map(drop)), other]);
+        finish_reuse(&world, false);
+    });
+}
+
+/// A waiter that misses its wake-up never ends, which loom reports as a deadlock.
+#[test]
+fn a_waiter_and_the_last_return() {
+    let paths = ["slept", "announced and did not sleep", "free in the meantime", "woke", "wrote"];
+    check("a waiter and the last return", 4, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        Mine::new(&world, 3).hold(version, Hold::Shared).unwrap();
+        let holder = world.clone();
+        let leave = thread(move |_| assert!(!holder.leave(Hold::Shared)));
+        let wait = thread(move |mine| assert!(mine.wait_and(version, Hold::Exclusive)));
+        race(&world, [leave, wait]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+#[test]
+fn a_waiter_and_two_returns() {
+    let paths = ["slept", "woke", "wrote", "read"];
+    check("a waiter and two returns", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        Mine::new(&world, 3).hold(version, Hold::Shared).unwrap();
+        let holder = world.clone();
+        let leave = thread(move |_| assert!(!holder.leave(Hold::Shared)));
+        let wait = thread(move |mine| assert!(mine.wait_and(version, Hold::Exclusive)));
+        race(&world, [leave, reader(version), wait]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+#[test]
+fn a_waiter_a_return_and_a_free() {
+    let paths = ["slept", "woke", "wrote", "the waiter's life ended"];
+    check("a waiter, a return and a free", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        Mine::new(&world, 3).hold(version, Hold::Shared).unwrap();
+        let holder = world.clone();
+        let leave = thread(move |_| {
+            holder.leave(Hold::Shared);
+        });
+        let wait = thread(move |mine| {
+            if !mine.wait_and(version, Hold::Exclusive) {
+                mine.reached("the waiter's life ended");
+            }
+        });
+        race(&world, [leave, freer(&world, version), wait]);
+        world.finish();
+        world.assert_ended(version);
+    });
+}
+
+#[test]
+fn two_waiters_and_the_last_return() {
+    let paths = ["slept", "woke", "wrote"];
+    check("two waiters and the last return", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        Mine::new(&world, 3).hold(version, Hold::Shared).unwrap();
+        let holder = world.clone();
+        let leave = thread(move |_| assert!(!holder.leave(Hold::Shared)));
+        let wait = || thread(move |mine| assert!(mine.wait_and(version, Hold::Exclusive)));
+        race(&world, [leave, wait(), wait()]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+/// Who waits for a mistaken hold is woken by its return, though the return is a stranger's.
+#[test]
+fn a_waiter_and_a_mistaken_hold() {
+    let paths = ["slept", "strayed", "woke", "was refused"];
+    check("a waiter and a mistaken hold", 4, &paths, |paths| {
+        let (world, _) = World::alive(paths, 2);
+        let owner = world.clone();
+        let other = thread(move |mine| {
+            if reuse(&owner) {
+                assert!(mine.wait_and(3, Hold::Exclusive));
+            }
+        });
+        race(&world, [stale(&world, |mine| mine.read(1).map(drop)), other]);
+        finish_reuse(&world, false);
+    });
+}
+
+#[test]
+fn two_waiters_and_a_write() {
+    let paths = ["slept", "woke", "wrote", "read"];
+    check("two waiters and a write", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        let write = thread(move |mine| assert!(mine.wait_and(version, Hold::Exclusive)));
+        let wait = || thread(move |mine| assert!(mine.wait_and(version, Hold::Shared)));
+        race(&world, [write, wait(), wait()]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+#[test]
+fn a_waiter_and_a_publish() {
+    let paths = ["slept", "woke", "published", "read"];
+    check("a waiter and a publish", 4, &paths, |paths| {
+        let (world, version) = World::alive(paths, 2);
+        let publisher = stale(&world, move |mine| mine.publish(version, 5).map(drop));
+        race(&world, [publisher, thread(move |mine| assert!(mine.wait_and(version, Hold::Shared)))]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+#[test]
+fn a_waiter_and_a_take() {
+    let paths = ["slept", "woke", "took", "the waiter's life ended"];
+    check("a waiter and a take", 4, &paths, |paths| {
+        let (world, version) = World::alive(paths, 2);
+        let wait = thread(move |mine| {
+            if !mine.wait_and(version, Hold::Shared) {
+                mine.reached("the waiter's life ended");
+            }
+        });
+        race(&world, [taker(version), wait]);
+        world.finish();
+    });
+}
+
+#[test]
+fn a_waiter_a_return_and_a_move() {
+    let paths = ["slept", "woke", "wrote", "moved by a helper", "moved by a mover", "skipped as held"];
+    check("a waiter, a return and a move", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        Mine::new(&world, 3).hold(version, Hold::Shared).unwrap();
+        let holder = world.clone();
+        let leave = thread(move |_| assert!(!holder.leave(Hold::Shared)));
+        let wait = thread(move |mine| assert!(mine.wait_and(version, Hold::Exclusive)));
+        race(&world, [leave, wait, mover()]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+/// Queries take no hold: what they read must be of one life, though the slot is used again meanwhile, elsewhere.
+#[test]
+fn queries_against_reuse() {
+    let paths = ["queried", "saw the first life", "saw the next life", "began the next life"];
+    check("queries against reuse", 5, &paths, |paths| {
+        let (world, _) = World::alive(paths, 2);
+        let owner = world.clone();
+        let place = Mine::new(&world, 2).place();
+        let next = thread(move |mine| {
+            assert_eq!(owner.free(1), Freed::Now);
+            // The slot lies in a list of free slots meanwhile, linked through its extent.
+            owner.entry.set_extent(9);
+            assert_eq!(owner.start_at(place, 3, 30), 3);
+            mine.reached("began the next life");
+        });
+        let query = thread(move |mine| {
+            if let Some(address) = mine.query(1) {
+                assert_eq!(address, HOME);
+                mine.reached("saw the first life");
+            }
+            if let Some(address) = mine.query(3) {
+                assert_eq!(address, place);
+                mine.reached("saw the next life");
+            }
+        });
+        race(&world, [query, next]);
+        world.finish();
+        world.assert_alive(3);
+    });
+}

@@ -1,0 +1,644 @@
+//! A small memory under the real entry: cells that report every race, arenas with the real account, and the few lines
+//! that callers put around the transitions.
+//!
+//! A block is one cell, its header (slot and life) and its payload together; the address of cell `c` of arena `a` is a
+//! multiple of 8. Arena 0 is sealed and holds the block at [`HOME`]; every thread copies into an active arena of its own.
+//! An emptied arena is poisoned through `with_mut`, so whoever still looks at it races or reads poison.
+
+use crate::account::{Account, Outcome};
+use crate::entry::{Begun, Closed, Entry, Hold, Left, Memory, Refused, Waiting};
+use crate::header::{AtomicHeader, HEADER_BYTES, Header, State};
+use crate::model::Paths;
+use crate::word::Word;
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::sync::{Condvar, Mutex};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The block's place in arena 0.
+pub(crate) const HOME: usize = 8;
+/// The slot whose entry the model has.
+pub(crate) const SLOT: u32 = 7;
+/// Bytes that a block counts in its arena's account.
+const BYTES: usize = 16;
+const CELLS: usize = 2;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Block {
+    slot: u32,
+    life: u32,
+    payload: u64,
+}
+
+const POISON: Block = Block { slot: 0xDEAD, life: 0xDEAD, payload: 0xDEAD };
+
+/// What the extent of a life is, so that a query can tell whose it read.
+pub(crate) fn extent_of(life: u32) -> u32 {
+    life * 100
+}
+
+struct Arena {
+    account: Account,
+    cells: [UnsafeCell<Block>; CELLS],
+}
+
+/// What happened, kept outside loom's sight, so that it orders nothing.
+#[derive(Default)]
+struct Log {
+    /// Lives that a free or a take ended.
+    ended: Vec<u32>,
+    /// Lives that were settled.
+    settled: Vec<u32>,
+    /// Settlements that fell to a mistaken hold: the ready list.
+    strayed: Vec<usize>,
+    /// Settlements that wait for the claims of movers.
+    waiting: Vec<usize>,
+    /// What each life's payload must be now; changed only by who holds the block exclusively.
+    payloads: BTreeMap<u32, u64>,
+    /// How often each arena was emptied.
+    emptied: [usize; 5],
+    /// Lives of arena 0.
+    opened: usize,
+}
+
+/// How a free fared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Freed {
+    /// Another call had ended the life.
+    Refused,
+    /// Settled by this call: the slot is the caller's.
+    Now,
+    /// A holder or the ready list settles.
+    Later,
+}
+
+pub(crate) struct World {
+    pub(crate) entry: Entry,
+    arenas: Vec<Arena>,
+    /// The header of the block at [`HOME`], as walkers read it: whether its bytes are dead.
+    header: AtomicHeader,
+    /// Set by whoever emptied arena 0: it may be used again.
+    idle: AtomicBool,
+    parking: Mutex<()>,
+    bell: Condvar,
+    log: std::sync::Mutex<Log>,
+    pub(crate) paths: Paths,
+}
+
+// SAFETY: the cells are loom's, which report any access that the protocol does not order; the rest is `Sync`.
+unsafe impl Sync for World {}
+// SAFETY: as above.
+unsafe impl Send for World {}
+
+impl World {
+    /// A world with room for the copies of `threads` threads, and an entry in no life.
+    pub(crate) fn new(paths: &Paths, threads: usize) -> Arc<Self> {
+        let arena = || Arena { account: Account::new(), cells: std::array::from_fn(|_| UnsafeCell::new(POISON)) };
+        Arc::new(Self {
+            entry: Entry::vacant(0),
+            arenas: (0..=threads).map(|_| arena()).collect(),
+            header: AtomicHeader::new(Header::new(SLOT, BYTES - HEADER_BYTES, 1, State::Live)),
+            idle: AtomicBool::new(false),
+            parking: Mutex::new(()),
+            bell: Condvar::new(),
+            log: std::sync::Mutex::default(),
+            paths: paths.clone(),
+        })
+    }
+
+    /// A world whose block at [`HOME`] is in its first life, with payload 1.
+    pub(crate) fn alive(paths: &Paths, threads: usize) -> (Arc<Self>, u32) {
+        let world = Self::new(paths, threads);
+        let version = world.start(1, 1);
+        (world, version)
+    }
+
+    /// As [`alive`](Self::alive), and a mover has begun to move the block and stopped for ever, its claim given back.
+    pub(crate) fn moving(paths: &Paths, threads: usize) -> (Arc<Self>, u32) {
+        let (world, version) = Self::alive(paths, threads);
+        let claim = world.claim(HOME).unwrap();
+        assert!(matches!(world.entry.begin_move(HOME), Begun::Moving(_)));
+        drop(claim);
+        (world, version)
+    }
+
+    fn log(&self) -> std::sync::MutexGuard<'_, Log> {
+        // Never held across an operation of loom's.
+        self.log.lock().unwrap()
+    }
+
+    fn arena(&self, address: usize) -> &Arena {
+        &self.arenas[(address / 8 - 1) / CELLS]
+    }
+
+    fn number(&self, address: usize) -> usize {
+        (address / 8 - 1) / CELLS
+    }
+
+    fn cell(&self, address: usize) -> &UnsafeCell<Block> {
+        assert!(address.is_multiple_of(8));
+        &self.arena(address).cells[(address / 8 - 1) % CELLS]
+    }
+
+    fn look(&self, address: usize) -> Block {
+        // SAFETY: loom checks that nobody writes the cell meanwhile, and that its last write happened before.
+        self.cell(address).with(|block| unsafe { *block })
+    }
+
+    fn put(&self, address: usize, block: Block) {
+        // SAFETY: loom checks that nobody else uses the cell meanwhile, and that every earlier use happened before.
+        self.cell(address).with_mut(|place| unsafe { *place = block });
+    }
+
+    /// Opens arena 0, sealed, with one block of this slot at [`HOME`], and begins its life.
+    pub(crate) fn start(&self, life: u32, payload: u64) -> u32 {
+        self.open_home(Block { slot: SLOT, life, payload });
+        self.log().payloads.insert(life, payload);
+        let version = self.entry.begin_life(HOME, extent_of(life));
+        assert_eq!(version, life, "the slot's next life is not the one after its last");
+        version
+    }
+
+    /// Opens arena 0, sealed, with a block of another slot at [`HOME`].
+    pub(crate) fn start_stranger(&self) {
+        self.open_home(Block { slot: 8, life: 1, payload: 8 });
+    }
+
+    /// As [`alive`](Self::alive), with a second block in arena 0, so that the death of the first does not empty it.
+    pub(crate) fn crowded(paths: &Paths, threads: usize) -> (Arc<Self>, u32) {
+        let (world, version) = Self::alive(paths, threads);
+        world.arena(HOME).account.open_sealed(2 * BYTES);
+        (world, version)
+    }
+
+    fn open_home(&self, block: Block) {
+        self.put(HOME, block);
+        self.header.store(self.header.load().with_state(State::Live));
+        self.arena(HOME).account.open_sealed(BYTES);
+        self.log().opened += 1;
+    }
+
+    /// Begins a life of the entry at a place in the caller's own arena.
+    pub(crate) fn start_at(&self, address: usize, life: u32, payload: u64) -> u32 {
+        self.put(address, Block { slot: SLOT, life, payload });
+        self.log().payloads.insert(life, payload);
+        let version = self.entry.begin_life(address, extent_of(life));
+        assert_eq!(version, life, "the slot's next life is not the one after its last");
+        version
+    }
+
+    /// Whether arena 0 was emptied, so that the caller may use it again.
+    pub(crate) fn is_idle(&self) -> bool {
+        // Acquire: the shared list that recycled arenas come from.
+        self.idle.load(Ordering::Acquire)
+    }
+
+    /// Says to walkers that the bytes are dead.
+    fn die(&self, address: usize) {
+        if address == HOME {
+            self.header.store(self.header.load().with_state(State::Dead));
+        }
+    }
+
+    fn subtract(&self, address: usize) -> bool {
+        let (outcome, before) = self.arena(address).account.subtract(BYTES);
+        self.after(outcome, address);
+        before.sealed && before.claims == 1
+    }
+
+    fn after(&self, outcome: Outcome, address: usize) {
+        if outcome == Outcome::Emptied {
+            let number = self.number(address);
+            {
+                let mut log = self.log();
+                log.emptied[number] += 1;
+                assert!(number != 0 || log.emptied[0] <= log.opened, "an arena was emptied twice");
+            }
+            for cell in &self.arenas[number].cells {
+                // SAFETY: as in `put`.
+                cell.with_mut(|place| unsafe { *place = POISON });
+            }
+            if number == 0 {
+                self.paths.reached("emptied");
+                self.idle.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    fn ring(&self) {
+        self.paths.reached("woke");
+        drop(self.parking.lock().unwrap());
+        self.bell.notify_all();
+    }
+
+    /// The destructor and the accounting; the slot is vacant afterwards.
+    fn settle(&self, address: usize) {
+        let block = self.look(address);
+        assert_eq!(block.slot, SLOT, "settled what is not a block of this slot");
+        self.put(address, POISON);
+        self.log().settled.push(block.life);
+        self.die(address);
+        self.subtract(address);
+    }
+
+    /// Settles a block that was freed while movers could be copying it: at once if the caller is the only one with a claim.
+    fn settle_moving(&self, address: usize) -> bool {
+        let claim = self.claim(address).expect("the block's bytes are counted, so its arena can be claimed");
+        let alone = self.arena(address).account.balance().claims == 1;
+        if alone {
+            self.paths.reached("freed while moving, settled");
+            self.settle(address);
+        } else {
+            self.paths.reached("freed while moving, put off");
+            self.log().waiting.push(address);
+        }
+        drop(claim);
+        alone
+    }
+
+    /// Whether this call settled the block, so that the slot is the caller's.
+    pub(crate) fn carry(&self, left: Left) -> bool {
+        if left.wake {
+            self.ring();
+        }
+        if let Some(address) = left.settle {
+            self.paths.reached("settled by the last return");
+            self.settle(address);
+        }
+        left.settle.is_some()
+    }
+
+    /// Returns; whether that settled the block.
+    pub(crate) fn leave(&self, hold: Hold) -> bool {
+        self.carry(self.entry.give_back(hold))
+    }
+
+    /// Frees the block.
+    pub(crate) fn free(&self, version: u32) -> Freed {
+        if !self.entry.end_life(version) {
+            self.paths.reached("a free was refused");
+            return Freed::Refused;
+        }
+        self.log().ended.push(version);
+        if self.closed(self.entry.close()) { Freed::Now } else { Freed::Later }
+    }
+
+    fn closed(&self, closed: Closed) -> bool {
+        assert!(!(closed.held && closed.moving), "MOVING beside a hold");
+        if closed.wake {
+            self.ring();
+        }
+        if closed.held {
+            self.paths.reached("freed while held");
+            false
+        } else if closed.moving {
+            self.settle_moving(closed.address)
+        } else {
+            self.paths.reached("freed while not held");
+            self.settle(closed.address);
+            true
+        }
+    }
+
+    /// Checks, on the main thread after all others are joined, what must hold at the end of every execution.
+    pub(crate) fn finish(&self) {
+        let (strayed, waiting) = {
+            let mut log = self.log();
+            (std::mem::take(&mut log.strayed), std::mem::take(&mut log.waiting))
+        };
+        for address in strayed {
+            self.paths.reached("settled by the ready list");
+            self.settle(address);
+        }
+        for address in waiting {
+            assert_eq!(self.arena(address).account.balance().claims, 0);
+            self.settle(address);
+        }
+        let word = self.entry.word();
+        assert!(!word.is_held() && !word.is_waited(), "left behind: {word:?}");
+        let log = &mut *self.log();
+        log.ended.sort_unstable();
+        log.settled.sort_unstable();
+        assert_eq!(log.ended, log.settled, "every life that was ended is settled exactly once");
+        let home = self.arenas[0].account.balance();
+        assert_eq!(home.claims, 0, "a claim was lost");
+        assert!(log.emptied[0] + usize::from(home.live > 0) == log.opened, "arena 0 was not emptied once a life");
+    }
+
+    /// At the end of a model: the block of that life is whole, whatever it went through.
+    pub(crate) fn assert_alive(&self, version: u32) {
+        let word = self.entry.word();
+        assert!(word.is_open() && self.entry.version() == version, "the life {version} is over");
+        let payload = self.log().payloads[&version];
+        assert_eq!(self.look(word.address()), Block { slot: SLOT, life: version, payload });
+    }
+
+    /// At the end of a model: the last life was `version`, and it is over.
+    pub(crate) fn assert_ended(self: &Arc<Self>, version: u32) {
+        assert_eq!(self.entry.version(), version + 1);
+        assert_eq!(self.log().ended.last(), Some(&version));
+        assert!(!self.entry.word().is_open());
+        for hold in [Hold::Shared, Hold::Exclusive] {
+            assert_eq!(self.entry.hold(version, hold, &Mine::new(self, 0)), Err(Refused::Stale));
+        }
+        assert!(!self.entry.end_life(version));
+        assert_eq!(self.entry.announce_wait(version), Waiting::Stale);
+    }
+}
+
+pub(crate) struct Claim<'a> {
+    world: &'a World,
+    address: usize,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let outcome = self.world.arena(self.address).account.unclaim();
+        self.world.after(outcome, self.address);
+    }
+}
+
+impl World {
+    fn claim(&self, address: usize) -> Option<Claim<'_>> {
+        if self.arena(address).account.claim() {
+            return Some(Claim { world: self, address });
+        }
+        self.paths.reached("a claim was refused");
+        // The helper tries again, and loom would let it read the old word for ever.
+        loom::thread::yield_now();
+        None
+    }
+}
+
+/// A copy that nobody else knows; it is either won or lost.
+pub(crate) struct Copied(usize);
+
+/// One thread's view: the world and the arena that it copies to.
+pub(crate) struct Mine {
+    world: Arc<World>,
+    arena: usize,
+    used: Cell<usize>,
+}
+
+impl Mine {
+    /// `arena` is of this thread alone, from 1.
+    pub(crate) fn new(world: &Arc<World>, arena: usize) -> Self {
+        Self { world: world.clone(), arena, used: Cell::new(0) }
+    }
+
+    /// How many blocks the thread has made in its own arena.
+    pub(crate) fn used(&self) -> usize {
+        self.used.get()
+    }
+
+    pub(crate) fn reached(&self, path: &'static str) {
+        self.world.paths.reached(path);
+    }
+
+    /// A place for one block in the thread's own arena.
+    pub(crate) fn place(&self) -> usize {
+        let used = self.used.replace(self.used.get() + 1);
+        assert!(used < CELLS, "the model needs more cells");
+        8 * (self.arena * CELLS + used + 1)
+    }
+
+    /// Takes a hold, checks that it is on the right life, and tells the address.
+    pub(crate) fn hold(&self, version: u32, hold: Hold) -> Result<usize, Refused> {
+        let address = self.world.entry.hold(version, hold, self)?;
+        let block = self.world.look(address);
+        assert_eq!((block.slot, block.life), (SLOT, version), "held another block than the handle's");
+        assert_eq!(block.payload, self.world.log().payloads[&version], "a write was lost");
+        Ok(address)
+    }
+
+    /// Rents, reads, and returns.
+    pub(crate) fn read(&self, version: u32) -> Result<u64, Refused> {
+        let address = self.hold(version, Hold::Shared)?;
+        let payload = self.world.look(address).payload;
+        self.reached("read");
+        self.world.leave(Hold::Shared);
+        Ok(payload)
+    }
+
+    /// Rents to write, adds to the payload, and returns.
+    pub(crate) fn add(&self, version: u32, more: u64) -> Result<(), Refused> {
+        let address = self.hold(version, Hold::Exclusive)?;
+        let block = self.world.look(address);
+        self.world.put(address, Block { payload: block.payload + more, ..block });
+        *self.world.log().payloads.get_mut(&version).unwrap() += more;
+        self.reached("wrote");
+        self.world.leave(Hold::Exclusive);
+        Ok(())
+    }
+
+    /// `take`: ends the life with the block held, and moves the value out.
+    pub(crate) fn take(&self, version: u32) -> Result<u64, Refused> {
+        let address = self.hold(version, Hold::Exclusive)?;
+        if !self.world.entry.end_life(version) {
+            self.reached("a take lost");
+            self.world.leave(Hold::Exclusive);
+            return Err(Refused::Stale);
+        }
+        self.reached("took");
+        self.world.log().ended.push(version);
+        let payload = self.world.look(address).payload;
+        let closed = self.world.entry.close();
+        assert!(closed.held && !closed.moving && closed.address == address);
+        if closed.wake {
+            self.world.ring();
+        }
+        let left = self.world.entry.give_back(Hold::Exclusive);
+        assert_eq!(left, Left { settle: Some(address), wake: false }, "the taker settles what it took");
+        self.world.settle(address);
+        Ok(payload)
+    }
+
+    /// `publish`: a new block in the place of the old. `false`: freed meanwhile, or stale.
+    pub(crate) fn publish(&self, version: u32, payload: u64) -> Result<bool, Refused> {
+        let fresh = self.place();
+        self.world.put(fresh, Block { slot: SLOT, life: version, payload });
+        let old = match self.hold(version, Hold::Exclusive) {
+            Ok(old) => old,
+            Err(refused) => {
+                self.world.put(fresh, POISON);
+                return Err(refused);
+            }
+        };
+        self.world.log().payloads.insert(version, payload);
+        match self.world.entry.replace(fresh) {
+            Ok(wake) => {
+                self.reached("published");
+                if wake {
+                    self.world.ring();
+                }
+                // The old block is not the life's any more: retired without settling the life.
+                self.world.put(old, POISON);
+                self.world.die(old);
+                self.world.subtract(old);
+                Ok(true)
+            }
+            Err(left) => {
+                self.reached("freed before it was published");
+                assert_eq!(left.settle, Some(old));
+                self.world.put(fresh, POISON);
+                self.world.carry(left);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Moves the block at `address`, as the compactor does.
+    pub(crate) fn shuffle(&self, address: usize) {
+        let Some(claim) = self.world.claim(address) else { return };
+        let seen = match self.world.entry.begin_move(address) {
+            Begun::Moving(seen) => seen,
+            Begun::Held => return self.reached("skipped as held"),
+            Begun::Gone => return self.reached("gone"),
+        };
+        let copy = self.copy(&claim, address).unwrap();
+        if self.world.entry.commit(seen, Word::open_at(copy.0)) {
+            self.reached("moved by a mover");
+            self.retire(claim, address);
+        } else {
+            self.reached("a mover lost");
+            self.dispose(claim, copy);
+        }
+    }
+
+    /// Walks arena 0, as the compactor does, and punches the block at [`HOME`] if it is dead and nobody else has a claim.
+    pub(crate) fn punch(&self) {
+        let Some(claim) = self.world.claim(HOME) else { return };
+        // In this order: whoever made the block dead had a claim, and a later claimer finds the word changed.
+        if self.world.header.load().state() == State::Dead && self.world.arena(HOME).account.balance().claims == 1 {
+            self.reached("punched");
+            self.world.put(HOME, POISON);
+        }
+        drop(claim);
+    }
+
+    /// Reads the block at [`HOME`] as a helper does that finds no memory for its copy.
+    pub(crate) fn look_and_give_up(&self) {
+        if let Some(_claim) = self.world.claim(HOME) {
+            let word = self.world.entry.word();
+            if word.is_moving() && word.address() == HOME {
+                self.reached("looked and gave up");
+                assert_eq!(self.world.look(HOME).slot, SLOT);
+            }
+        }
+    }
+
+    /// Begins to move the block at `address` and stops, as a compactor that was killed does.
+    pub(crate) fn begin_and_stop(&self, address: usize) {
+        if let Some(_claim) = self.world.claim(address)
+            && let Begun::Moving(_) = self.world.entry.begin_move(address)
+        {
+            self.reached("stopped in the middle of a move");
+        }
+    }
+
+    /// The winner's share: it alone retires the source, and wipes it if nobody else can be copying it.
+    fn retire(&self, claim: Claim<'_>, source: usize) {
+        // Asked by the subtraction itself: whoever claims later comes after the commit, and so finds the word changed.
+        self.world.die(source);
+        if self.world.subtract(source) {
+            self.reached("wiped the source");
+            self.world.put(source, POISON);
+        }
+        drop(claim);
+    }
+
+    fn dispose(&self, claim: Claim<'_>, copy: Copied) {
+        self.world.put(copy.0, POISON);
+        drop(claim);
+    }
+
+    /// What a query without a hold reads: extent and address, of the life that was asked for or not at all.
+    pub(crate) fn query(&self, version: u32) -> Option<usize> {
+        let entry = &self.world.entry;
+        if entry.version() != version {
+            return None;
+        }
+        let (extent, word) = (entry.extent(), entry.word());
+        if !word.is_open() || entry.version() != version {
+            return None;
+        }
+        assert_eq!(extent, extent_of(version), "the extent of another life");
+        self.reached("queried");
+        Some(word.address())
+    }
+
+    /// Sleeps until it has had the hold. `false`: the life was over.
+    pub(crate) fn wait_and(&self, version: u32, hold: Hold) -> bool {
+        loop {
+            let result = match hold {
+                Hold::Shared => self.read(version).map(drop),
+                Hold::Exclusive => self.add(version, 1),
+            };
+            match result {
+                Ok(()) => return true,
+                Err(Refused::Stale) => return false,
+                Err(refused) => assert_eq!(refused, Refused::Busy),
+            }
+            match self.world.entry.announce_wait(version) {
+                Waiting::Announced => {
+                    let lock = self.world.parking.lock().unwrap();
+                    if self.world.entry.is_waited(version) {
+                        self.reached("slept");
+                        drop(self.world.bell.wait(lock).unwrap());
+                    } else {
+                        self.reached("announced and did not sleep");
+                    }
+                }
+                Waiting::NotHeld => {
+                    self.reached("free in the meantime");
+                    loom::thread::yield_now();
+                }
+                Waiting::Stale => return false,
+            }
+        }
+    }
+}
+
+impl Memory for Mine {
+    type Claim<'a> = Claim<'a>;
+    type Copy = Copied;
+
+    fn claim(&self, address: usize) -> Option<Claim<'_>> {
+        self.world.claim(address)
+    }
+
+    fn copy(&self, _claim: &Claim<'_>, address: usize) -> Option<Copied> {
+        let block = self.world.look(address);
+        assert_eq!(block.slot, SLOT, "copied what is not a block of this slot");
+        let copy = self.place();
+        self.world.put(copy, block);
+        Some(Copied(copy))
+    }
+
+    fn address(&self, copy: &Copied) -> usize {
+        copy.0
+    }
+
+    fn won(&self, claim: Claim<'_>, source: usize, _copy: Copied) {
+        self.reached("moved by a helper");
+        self.retire(claim, source);
+    }
+
+    fn lost(&self, claim: Claim<'_>, copy: Copied) {
+        self.reached("a helper lost");
+        self.dispose(claim, copy);
+    }
+
+    fn strayed(&self, entry: &Entry, left: Left) {
+        assert!(std::ptr::eq(entry, &self.world.entry));
+        self.reached("strayed");
+        if left.wake {
+            self.world.ring();
+        }
+        if let Some(address) = left.settle {
+            self.world.log().strayed.push(address);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! How a thread comes to its shard.
+//!
+//! The first use leases one and keeps it until the thread ends; later uses find it in one thread-local read. Shufflers are
+//! told apart by numbers that are never used again, so a lease of a shuffler that is gone matches nothing. Where
+//! thread-local storage is gone, in the destructors of other thread-locals, a shard is leased for the one use.
+
+use super::shard::{Counts, Private, Role, Shard, ShardRef};
+use crate::engine::Core;
+use std::cell::{Cell, RefCell};
+use std::ptr;
+use std::sync::Weak;
+
+thread_local! {
+    /// The lease that was used last. It has no destructor, so it can be read until the thread is gone.
+    static LAST: Cell<(u64, *const Shard)> = const { Cell::new((0, ptr::null())) };
+    static LEASES: RefCell<Leases> = const { RefCell::new(Leases(Vec::new())) };
+}
+
+struct Lease {
+    number: u64,
+    shard: ShardRef,
+    core: Weak<Core>,
+}
+
+struct Leases(Vec<Lease>);
+
+impl Drop for Leases {
+    fn drop(&mut self) {
+        LAST.set((0, ptr::null()));
+        for lease in self.0.drain(..) {
+            if let Some(core) = lease.core.upgrade() {
+                // SAFETY: this thread leases the shard, until here.
+                unsafe { end_lease(&core, lease.shard) };
+            }
+        }
+    }
+}
+
+/// Hands a shard back. If a reader of this thread outlives the lease, it keeps the registration to itself.
+///
+/// # Safety
+///
+/// The caller leases the shard, and does not use it after this.
+unsafe fn end_lease(core: &Core, shard: ShardRef) {
+    // SAFETY: the caller's promise.
+    let private = unsafe { &mut *(*shard.0).private.get() };
+    if private.epoch.as_ref().is_some_and(|epoch| epoch.is_pinned()) {
+        private.epoch = None;
+    }
+    core.shards.hand_back(shard, Role::Mutator);
+}
+
+/// Calls `work` with the calling thread's shard.
+///
+/// `work` must not run user code, and must not come here again for the same core.
+#[inline]
+pub(crate) fn with_shard<R>(core: &Core, work: impl FnOnce(&mut Private, &Counts, u32) -> R) -> R {
+    let (number, shard) = LAST.get();
+    if number == core.number {
+        // SAFETY: shards live as long as the core, and this thread leases the one that `LAST` names under the core's number.
+        return unsafe { enter(shard, work) };
+    }
+    with_shard_slow(core, work)
+}
+
+/// # Safety
+///
+/// The caller leases the shard.
+#[inline]
+unsafe fn enter<R>(shard: *const Shard, work: impl FnOnce(&mut Private, &Counts, u32) -> R) -> R {
+    // SAFETY: the caller leases the shard, so it is there and nobody else uses its private part; `work` does not come here
+    // again, so there is no second reference.
+    let (private, shard) = unsafe { (&mut *(*shard).private.get(), &*shard) };
+    work(private, &shard.counts, shard.id)
+}
+
+#[cold]
+#[inline(never)]
+fn with_shard_slow<R>(core: &Core, work: impl FnOnce(&mut Private, &Counts, u32) -> R) -> R {
+    if let Ok(shard) = LEASES.try_with(|leases| leased(core, &mut leases.borrow_mut().0)) {
+        LAST.set((core.number, shard.0));
+        // SAFETY: this thread leases the shard.
+        return unsafe { enter(shard.0, work) };
+    }
+    let shard = core.shards.lease(Role::Mutator);
+    // SAFETY: leased just now, for this one use.
+    let result = unsafe { enter(shard.0, work) };
+    // SAFETY: leased above, and the use is over.
+    unsafe { end_lease(core, shard) };
+    result
+}
+
+fn leased(core: &Core, leases: &mut Vec<Lease>) -> ShardRef {
+    if let Some(lease) = leases.iter().find(|lease| lease.number == core.number) {
+        return lease.shard;
+    }
+    leases.retain(|lease| lease.core.strong_count() > 0);
+    let shard = core.shards.lease(Role::Mutator);
+    leases.push(Lease { number: core.number, shard, core: core.weak.clone() });
+    shard
+}
+
+/// A shard leased for the length of a step.
+#[derive(Debug)]
+pub(crate) struct MoverLease<'a> {
+    core: &'a Core,
+    shard: ShardRef,
+}
+
+impl<'a> MoverLease<'a> {
+    pub(crate) fn new(core: &'a Core) -> Self {
+        Self { core, shard: core.shards.lease(Role::Mover) }
+    }
+
+    pub(crate) fn private(&mut self) -> &mut Private {
+        // SAFETY: the shard is leased to this value alone, which is borrowed exclusively.
+        unsafe { &mut *(*self.shard.0).private.get() }
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        // SAFETY: shards live as long as the core.
+        unsafe { &(*self.shard.0).counts }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.shard.0).id }
+    }
+}
+
+impl Drop for MoverLease<'_> {
+    fn drop(&mut self) {
+        self.core.shards.hand_back(self.shard, Role::Mover);
+    }
+}
+

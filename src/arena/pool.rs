@@ -1,0 +1,227 @@
+//! Where arenas come from and where empty ones wait: warm for the next taker, or back to the source.
+
+use super::descriptor::{ArenaRef, Ground, List, Use};
+use super::header::{AtomicHeader, HEADER_BYTES, Header, MAX_PAYLOAD, State};
+use super::map::ArenaMap;
+use super::supply::Supply;
+use crate::error::AllocError;
+use crate::primitive::sync::atomic::{AtomicU64, Ordering};
+use std::alloc::Layout;
+use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A piece of a reserve arena, as large as the largest movable block: what a helper falls back on.
+///
+/// While nobody uses it, one filler covers it whole, in the state BUILDING, and its bytes count as live.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    pub(crate) arena: ArenaRef,
+    pub(crate) base: usize,
+}
+
+/// The arenas of one shuffler.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) list: List,
+    pub(crate) map: ArenaMap,
+    arena_layout: Layout,
+    /// Empty arenas that keep their memory.
+    empty: Mutex<Vec<ArenaRef>>,
+    /// Descriptors that have no memory.
+    vacant: Mutex<Vec<ArenaRef>>,
+    extents: Mutex<[Vec<Extent>; 2]>,
+    pub(crate) returned_arenas: AtomicU64,
+    pub(crate) returned_bytes: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    pub(crate) fn new(arena_bytes: usize) -> Self {
+        Self {
+            list: List::new(),
+            map: ArenaMap::new(arena_bytes),
+            arena_layout: Layout::from_size_align(arena_bytes, arena_bytes).expect("the builder checked it"),
+            empty: Mutex::new(Vec::new()),
+            vacant: Mutex::new(Vec::new()),
+            extents: Mutex::new([Vec::new(), Vec::new()]),
+            returned_arenas: AtomicU64::new(0),
+            returned_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes of an arena.
+    pub(crate) fn arena_bytes(&self) -> usize {
+        self.arena_layout.size()
+    }
+
+    /// Bytes of an extent. A block is movable if its payload, rounded up to units, and the larger of its alignment and a
+    /// header fit in there.
+    #[inline]
+    pub(crate) fn extent_bytes(&self) -> usize {
+        (MAX_PAYLOAD + HEADER_BYTES).min(self.arena_layout.size() / 4)
+    }
+
+    /// Whether a block lies in an arena with others, or in memory of its own.
+    #[inline]
+    pub(crate) fn is_movable(&self, payload: usize, align: usize) -> bool {
+        // Both are below `isize::MAX`, so the sum does not wrap.
+        payload.next_multiple_of(8) + align.max(HEADER_BYTES) <= self.extent_bytes()
+    }
+
+    /// An arena to fill: a warm one, or a new one.
+    pub(crate) fn take(
+        &self,
+        supply: &Supply,
+        ground: Ground,
+        usage: Use,
+        owner: u32,
+    ) -> Result<ArenaRef, AllocError> {
+        let warm = lock(&self.empty).pop();
+        if let Some(arena) = warm {
+            arena.reopen(ground, usage, owner);
+            return Ok(arena);
+        }
+        let chunk = supply.acquire(self.arena_layout)?;
+        let base = chunk.as_ptr().expose_provenance();
+        if let Err(cause) = self.map.prepare(base, supply) {
+            // SAFETY: just acquired with this layout, and nobody else has seen it.
+            unsafe { supply.release(chunk, self.arena_layout) };
+            return Err(cause);
+        }
+        let arena = self.vacant_descriptor();
+        arena.open(chunk, self.arena_layout, ground, usage, owner);
+        self.map.set(base, arena);
+        Ok(arena)
+    }
+
+    fn vacant_descriptor(&self) -> ArenaRef {
+        let vacant = lock(&self.vacant).pop();
+        vacant.unwrap_or_else(|| self.list.add())
+    }
+
+    /// Memory for one large block, whose header `header` will be in the descriptor.
+    pub(crate) fn take_large(
+        &self,
+        supply: &Supply,
+        payload: usize,
+        align: usize,
+        zeroed: bool,
+        ground: Ground,
+        header: impl FnOnce() -> Header,
+        owner: u32,
+        now: u64,
+    ) -> Result<ArenaRef, AllocError> {
+        // The payload starts the chunk. Aligned like an arena, it shares no place in the map with another.
+        let layout = Layout::from_size_align(payload.max(1), align.max(self.arena_layout.align()))
+            .map_err(|_| AllocError::LayoutOverflow)?;
+        let chunk = if zeroed { supply.acquire_zeroed(layout) } else { supply.acquire(layout) }?;
+        let base = chunk.as_ptr().expose_provenance();
+        if let Err(cause) = self.map.prepare(base, supply) {
+            // SAFETY: just acquired with this layout, and nobody else has seen it.
+            unsafe { supply.release(chunk, layout) };
+            return Err(cause);
+        }
+        let arena = self.vacant_descriptor();
+        arena.open(chunk, layout, ground, Use::Large, owner);
+        arena.set_large(header(), payload);
+        arena.open_sealed(layout.size(), layout.size(), now);
+        self.map.set(base, arena);
+        Ok(arena)
+    }
+
+    /// Takes in an arena that the caller emptied: nobody has a share in it, and no reader can look into it.
+    pub(crate) fn retire(&self, supply: &Supply, arena: ArenaRef) {
+        let large = arena.usage() == Use::Large;
+        arena.vacate();
+        if large {
+            self.release(supply, arena);
+        } else {
+            lock(&self.empty).push(arena);
+        }
+    }
+
+    fn release(&self, supply: &Supply, arena: ArenaRef) {
+        let (chunk, layout) = arena.chunk();
+        // SAFETY: the descriptor has the chunk from this supply with this layout, and the arena is empty and retired.
+        unsafe { supply.release(chunk, layout) };
+        arena.drop_chunk();
+        self.returned_arenas.fetch_add(1, Ordering::Relaxed);
+        self.returned_bytes.fetch_add(layout.size() as u64, Ordering::Relaxed);
+        lock(&self.vacant).push(arena);
+    }
+
+    /// Bytes of empty arenas.
+    pub(crate) fn empty_bytes(&self) -> usize {
+        lock(&self.empty).len() * self.arena_layout.size()
+    }
+
+    /// Gives empty arenas back to the source until at most `retain` bytes of them are left. At most `most` are given.
+    pub(crate) fn release_excess(&self, supply: &Supply, retain: usize, most: usize) -> usize {
+        for released in 0..most {
+            let mut empty = lock(&self.empty);
+            if empty.len() * self.arena_layout.size() <= retain {
+                return released;
+            }
+            // The one that has waited longest is the coldest.
+            let arena = empty.remove(0);
+            drop(empty);
+            self.release(supply, arena);
+        }
+        most
+    }
+
+    /// An extent for a shard, its pages touched.
+    pub(crate) fn take_extent(&self, supply: &Supply, ground: Ground, now: u64) -> Result<Extent, AllocError> {
+        let ready = lock(&self.extents)[ground as usize].pop();
+        let extent = match ready {
+            Some(extent) => extent,
+            None => self.make_extents(supply, ground, now)?,
+        };
+        for offset in (HEADER_BYTES..self.extent_bytes()).step_by(4096) {
+            // SAFETY: within the extent, past its header; the extent is the caller's alone.
+            unsafe { ptr::with_exposed_provenance_mut::<u8>(extent.base + offset).write_volatile(0) };
+        }
+        Ok(extent)
+    }
+
+    fn make_extents(&self, supply: &Supply, ground: Ground, now: u64) -> Result<Extent, AllocError> {
+        let arena = self.take(supply, ground, Use::Reserve, u32::MAX)?;
+        let bytes = self.extent_bytes();
+        let mut extents: Vec<Extent> = (0..self.arena_layout.size() / bytes)
+            .map(|index| Extent { arena, base: arena.base() + index * bytes })
+            .collect();
+        for extent in &extents {
+            self.reset_extent(*extent);
+        }
+        arena.open_sealed(self.arena_layout.size(), self.arena_layout.size(), now);
+        let taken = extents.pop().expect("at least four fit");
+        lock(&self.extents)[ground as usize].append(&mut extents);
+        Ok(taken)
+    }
+
+    /// Makes an extent whole again: a block in it came to nothing.
+    pub(crate) fn reset_extent(&self, extent: Extent) {
+        // SAFETY: the extent is the caller's alone; its first bytes are a header, accessed as an atomic only.
+        let header = unsafe { &*ptr::with_exposed_provenance::<AtomicHeader>(extent.base) };
+        header.store(Header::filler(self.extent_bytes(), State::Building));
+    }
+
+    /// Takes back an extent that nobody needs any more.
+    pub(crate) fn put_extent(&self, extent: Extent) {
+        lock(&self.extents)[extent.arena.ground() as usize].push(extent);
+    }
+
+    /// Gives all memory back. Nobody may use anything of the pool any more.
+    pub(crate) fn dissolve(&mut self, supply: &Supply) {
+        for arena in self.list.iter().filter(|arena| arena.has_chunk()) {
+            let (chunk, layout) = arena.chunk();
+            // SAFETY: the descriptor has the chunk from this supply with this layout; the core is going.
+            unsafe { supply.release(chunk, layout) };
+            arena.drop_chunk();
+        }
+        self.map.dissolve(supply);
+    }
+}

@@ -1,0 +1,282 @@
+//! What one thread leases: the arenas it fills, its free slots, its registration with the readers' epochs, its counters.
+//!
+//! A shard is used by one thread at a time, through [`super::lease`]. Only its counters are read by others.
+
+use super::descriptor::{ArenaRef, Ground};
+use super::header::{AtomicHeader, HEADER_BYTES, Header, State};
+use super::pool::Extent;
+use crate::primitive::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::table::SlotCache;
+use crate::types::TagCache;
+use crossbeam_epoch::{Collector, LocalHandle};
+use std::cell::UnsafeCell;
+use std::ptr;
+use std::sync::{Mutex, PoisonError};
+
+/// An arena that is being filled.
+#[derive(Debug, Default)]
+pub(crate) struct Bump {
+    arena: Option<ArenaRef>,
+    top: usize,
+    /// Where the last payload must end; short of the arena's end, so that an empty payload lies inside the arena too.
+    limit: usize,
+    /// Bytes that the owner knows to be dead.
+    dead: usize,
+}
+
+/// An arena that was replaced and has to be sealed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Filled {
+    pub(crate) arena: ArenaRef,
+    pub(crate) used: usize,
+    pub(crate) live: usize,
+}
+
+impl Bump {
+    /// Room for a payload, with a filler in any gap before its header. `None`: the arena is full, or there is none.
+    #[inline]
+    pub(crate) fn bump(&mut self, payload: usize, align: usize) -> Option<usize> {
+        let address = (self.top + HEADER_BYTES).next_multiple_of(align.max(HEADER_BYTES));
+        let end = address + payload.next_multiple_of(8);
+        if end > self.limit {
+            return None;
+        }
+        let gap = address - HEADER_BYTES - self.top;
+        if gap > 0 {
+            // SAFETY: between the top and the limit of an arena that this shard fills, nobody else has anything.
+            let filler = unsafe { &*ptr::with_exposed_provenance::<AtomicHeader>(self.top) };
+            filler.store(Header::filler(gap, State::Dead));
+            self.dead += gap;
+        }
+        self.top = end;
+        Some(address)
+    }
+
+    /// Counts bytes as dead if they lie in this arena.
+    ///
+    /// If nothing in it is alive then, it begins at its base again: that is the same as sealing it, finding it empty and
+    /// taking it anew, since nobody can claim an arena that is not sealed.
+    #[inline]
+    pub(crate) fn bury(&mut self, arena: ArenaRef, footprint: usize) -> bool {
+        if self.arena != Some(arena) {
+            return false;
+        }
+        self.dead += footprint;
+        let used = self.top - arena.base();
+        if self.dead == used && arena.account.debt() == 0 {
+            self.rewind_to_base();
+        }
+        true
+    }
+
+    /// Puts a new arena in the place of the one that is being filled.
+    pub(crate) fn install(&mut self, arena: Option<ArenaRef>, arena_bytes: usize) -> Option<Filled> {
+        let filled = self.arena.map(|arena| {
+            let used = self.top - arena.base();
+            Filled { arena, used, live: used - self.dead }
+        });
+        let base = arena.map_or(0, |arena| arena.base());
+        let limit = if arena.is_some() { base + arena_bytes - HEADER_BYTES } else { 0 };
+        *self = Self { arena, top: base, limit, dead: 0 };
+        filled
+    }
+
+    /// The arena, the bytes used and the bytes that the owner knows to be dead.
+    pub(crate) fn state(&self) -> Option<(ArenaRef, usize, usize)> {
+        self.arena.map(|arena| (arena, self.top - arena.base(), self.dead))
+    }
+
+    /// Takes back the last bump, which began when `top` was as `mark` says.
+    pub(crate) fn rewind(&mut self, mark: BumpMark) {
+        (self.top, self.dead) = (mark.top, mark.dead);
+    }
+
+    /// As [`rewind`](Self::rewind), where the last bump was the arena's first.
+    pub(crate) fn rewind_to_base(&mut self) {
+        if let Some(arena) = self.arena {
+            (self.top, self.dead) = (arena.base(), 0);
+        }
+    }
+
+    pub(crate) fn mark(&self) -> BumpMark {
+        BumpMark { top: self.top, dead: self.dead }
+    }
+}
+
+/// Where a bump began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BumpMark {
+    top: usize,
+    dead: usize,
+}
+
+/// The part of a shard that only its user touches.
+#[derive(Debug)]
+pub(crate) struct Private {
+    pub(crate) bumps: [Bump; 2],
+    pub(crate) extents: [Option<Extent>; 2],
+    pub(crate) slots: SlotCache,
+    pub(crate) tags: TagCache,
+    pub(crate) epoch: Option<LocalHandle>,
+}
+
+impl Private {
+    #[inline]
+    pub(crate) fn ground(&mut self, ground: Ground) -> &mut Bump {
+        &mut self.bumps[ground as usize]
+    }
+
+    /// The shard's registration with the readers' epochs.
+    pub(crate) fn epoch(&mut self, collector: &Collector) -> &LocalHandle {
+        self.epoch.get_or_insert_with(|| collector.register())
+    }
+}
+
+/// Counters that the user of a shard adds to and anybody may read.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) allocated_blocks: AtomicU64,
+    pub(crate) allocated_bytes: AtomicU64,
+    pub(crate) freed_blocks: AtomicU64,
+    pub(crate) freed_bytes: AtomicU64,
+    pub(crate) moves: AtomicU64,
+    pub(crate) moved_bytes: AtomicU64,
+    pub(crate) helped: AtomicU64,
+    pub(crate) skipped_pinned: AtomicU64,
+}
+
+/// Adds to a counter of the shard that the caller uses: one writer at a time, so no read-modify-write is needed.
+#[inline]
+pub(crate) fn add(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Shard {
+    pub(crate) private: UnsafeCell<Private>,
+    pub(crate) counts: Counts,
+    pub(crate) id: u32,
+    next: *const Shard,
+}
+
+// SAFETY: `private` is only reached by the one user that a lease makes; a hand-over goes through the mutex of `Shards`. A
+// `LocalHandle` may go from thread to thread like that: it is not tied to one, only not to be used by two at once.
+unsafe impl Send for Shard {}
+// SAFETY: as above; the rest is atomic or never changes.
+unsafe impl Sync for Shard {}
+
+/// All shards of a shuffler, and those that nobody leases.
+#[derive(Debug)]
+pub(crate) struct Shards {
+    head: AtomicPtr<Shard>,
+    ids: AtomicU32,
+    /// By role: for threads that allocate, and for steps that move.
+    idle: [Mutex<Vec<ShardRef>>; 2],
+}
+
+/// For what a shard is leased: survivors of a shuffle do not mix with new blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    Mutator = 0,
+    Mover = 1,
+}
+
+/// A shard for as long as its shuffler's core lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ShardRef(pub(crate) *const Shard);
+
+// SAFETY: see `Shard`.
+unsafe impl Send for ShardRef {}
+
+impl Shards {
+    pub(crate) fn new() -> Self {
+        Self {
+            head: AtomicPtr::new(ptr::null_mut()),
+            ids: AtomicU32::new(0),
+            idle: [Mutex::new(Vec::new()), Mutex::new(Vec::new())],
+        }
+    }
+
+    /// A shard that the caller alone may use until it hands it back.
+    pub(crate) fn lease(&self, role: Role) -> ShardRef {
+        let idle = self.idle[role as usize].lock().unwrap_or_else(PoisonError::into_inner).pop();
+        idle.unwrap_or_else(|| self.add())
+    }
+
+    /// Ends a lease.
+    pub(crate) fn hand_back(&self, shard: ShardRef, role: Role) {
+        self.idle[role as usize].lock().unwrap_or_else(PoisonError::into_inner).push(shard);
+    }
+
+    /// Leases every shard that nobody uses.
+    pub(crate) fn lease_idle(&self, role: Role) -> Vec<ShardRef> {
+        std::mem::take(&mut *self.idle[role as usize].lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self) -> ShardRef {
+        let private = Private {
+            bumps: Default::default(),
+            extents: [None, None],
+            slots: SlotCache::default(),
+            tags: TagCache::new(),
+            epoch: None,
+        };
+        let shard = Box::into_raw(Box::new(Shard {
+            private: UnsafeCell::new(private),
+            counts: Counts::default(),
+            id: self.ids.fetch_add(1, Ordering::Relaxed),
+            next: ptr::null(),
+        }));
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: the shard is this call's own until the exchange below succeeds.
+            unsafe { (*shard).next = head };
+            // Release: pairs with the acquire in `iter`.
+            match self.head.compare_exchange(head, shard, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return ShardRef(shard),
+                Err(found) => head = found,
+            }
+        }
+    }
+
+    /// All of them, leased or not, newest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Shard> {
+        // Acquire: pairs with the release in `add`.
+        let mut next: *const Shard = self.head.load(Ordering::Acquire);
+        std::iter::from_fn(move || {
+            // SAFETY: shards are freed only with the list, which the result borrows.
+            let shard = unsafe { next.as_ref()? };
+            next = shard.next;
+            Some(shard)
+        })
+    }
+
+    /// How many shards there are.
+    pub(crate) fn len(&self) -> usize {
+        self.ids.load(Ordering::Relaxed) as usize
+    }
+
+    /// Every shard's private part. Nobody may use a shard any more.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Private> {
+        let mut next: *mut Shard = *self.head.get_mut();
+        std::iter::from_fn(move || {
+            // SAFETY: the list is borrowed exclusively, and each shard is visited once.
+            let shard = unsafe { next.as_mut()? };
+            next = shard.next.cast_mut();
+            Some(shard.private.get_mut())
+        })
+    }
+}
+
+impl Drop for Shards {
+    fn drop(&mut self) {
+        let mut next: *mut Shard = *self.head.get_mut();
+        while !next.is_null() {
+            // SAFETY: `add` made it from a box, and the core that leased it out is going.
+            let owned = unsafe { Box::from_raw(next) };
+            next = owned.next.cast_mut();
+        }
+    }
+}

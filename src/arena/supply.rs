@@ -1,0 +1,73 @@
+//! The parent allocator with a count of what is held from it, and the limit on that.
+
+use super::source::ArenaSource;
+use crate::error::AllocError;
+use crate::primitive::sync::atomic::{AtomicUsize, Ordering};
+use std::alloc::Layout;
+use std::fmt;
+use std::ptr::NonNull;
+
+/// All memory of a shuffler, its tables' too, comes through here.
+pub(crate) struct Supply {
+    source: Box<dyn ArenaSource>,
+    held: AtomicUsize,
+    limit: AtomicUsize,
+}
+
+impl Supply {
+    /// A supply that refuses to hold more than `limit` bytes.
+    pub(crate) fn new(source: Box<dyn ArenaSource>, limit: usize) -> Self {
+        Self { source, held: AtomicUsize::new(0), limit: AtomicUsize::new(limit) }
+    }
+
+    /// Bytes held from the source.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// A chunk with unspecified contents.
+    pub(crate) fn acquire(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        self.charged(layout, || self.source.acquire(layout))
+    }
+
+    /// A chunk of zeros.
+    pub(crate) fn acquire_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        self.charged(layout, || self.source.acquire_zeroed(layout))
+    }
+
+    fn charged(
+        &self,
+        layout: Layout,
+        acquire: impl FnOnce() -> Option<NonNull<u8>>,
+    ) -> Result<NonNull<u8>, AllocError> {
+        let requested = layout.size();
+        let limit = self.limit.load(Ordering::Relaxed);
+        let charge = |held: usize| held.checked_add(requested).filter(|&sum| sum <= limit);
+        // Relaxed: the count orders nothing.
+        if let Err(used) = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge) {
+            return Err(AllocError::MemoryLimit { limit, used, requested, pinned: 0 });
+        }
+        let chunk = acquire();
+        chunk.ok_or_else(|| {
+            self.held.fetch_sub(requested, Ordering::Relaxed);
+            AllocError::OutOfMemory { requested }
+        })
+    }
+
+    /// Gives a chunk back to the source.
+    ///
+    /// # Safety
+    ///
+    /// The chunk came from this supply with this layout, and nobody uses it.
+    pub(crate) unsafe fn release(&self, chunk: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's promise is the source's condition.
+        unsafe { self.source.release(chunk, layout) };
+        self.held.fetch_sub(layout.size(), Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Supply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Supply({} of at most {} bytes)", self.held(), self.limit.load(Ordering::Relaxed))
+    }
+}

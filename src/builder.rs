@@ -1,0 +1,209 @@
+//! Configuration: checked once, when the shuffler is built.
+
+use crate::Shuffler;
+use crate::arena::source::{ArenaSource, DefaultSource};
+use crate::error::ConfigError;
+use std::fmt;
+use std::time::Duration;
+
+/// Who does the compactor's work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Trigger {
+    /// A thread of the shuffler's own, started when there is first something to do. The default.
+    #[default]
+    Background,
+    /// A small step on every rent and return, and no thread at all. The behaviour of the original library.
+    Inline,
+    /// Only calls of `shuffle` and `shuffle_step`.
+    Manual,
+}
+
+/// How much one step may do; whichever bound is met first ends it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget {
+    /// Payload bytes moved.
+    pub bytes: usize,
+    /// Time from the step's start. The clock is read after every move, so a step is late by one move at the most.
+    pub time: Duration,
+}
+
+impl Default for Budget {
+    /// 1 MiB and 1 ms.
+    fn default() -> Self {
+        Self { bytes: 1 << 20, time: Duration::from_millis(1) }
+    }
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) arena_bytes: usize,
+    pub(crate) memory_limit: usize,
+    pub(crate) trigger: Trigger,
+    pub(crate) inline: bool,
+    pub(crate) budget: Budget,
+    /// Live bytes below which a sealed arena is a candidate.
+    pub(crate) sparse_below: usize,
+    pub(crate) retain_bytes: usize,
+}
+
+/// Builds a [`Shuffler`] of other than the default configuration.
+///
+/// ```
+/// use memory_shuffler::{Shuffler, Trigger};
+///
+/// let shuffler = Shuffler::builder().trigger(Trigger::Manual).memory_limit(64 << 20).build()?;
+/// assert!(shuffler.create(7_u32).is_ok());
+/// # Ok::<(), memory_shuffler::ConfigError>(())
+/// ```
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct Builder {
+    arena_bytes: usize,
+    memory_limit: usize,
+    trigger: Trigger,
+    budget: Budget,
+    target_utilization: f64,
+    retain_bytes: usize,
+    source: Option<Box<dyn ArenaSource>>,
+}
+
+const MIN_ARENA: usize = 64 << 10;
+const MAX_ARENA: usize = 64 << 20;
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            arena_bytes: 1 << 20,
+            memory_limit: usize::MAX,
+            trigger: Trigger::default(),
+            budget: Budget::default(),
+            target_utilization: 0.95,
+            retain_bytes: 4 << 20,
+            source: None,
+        }
+    }
+}
+
+impl Builder {
+    /// Bytes of an arena: a power of two from 64 KiB to 64 MiB. Default 1 MiB. Blocks of more than a sixteenth of it (at
+    /// most 64 KiB), or aligned so widely, get memory of their own.
+    pub fn arena_bytes(mut self, bytes: usize) -> Self {
+        self.arena_bytes = bytes;
+        self
+    }
+
+    /// The most bytes to hold from the source, tables and empty arenas included. Default: no limit.
+    pub fn memory_limit(mut self, bytes: usize) -> Self {
+        self.memory_limit = bytes;
+        self
+    }
+
+    /// Who does the compactor's work. Default: [`Trigger::Background`].
+    pub fn trigger(mut self, trigger: Trigger) -> Self {
+        self.trigger = trigger;
+        self
+    }
+
+    /// How much one step of the background thread may do. Default: 1 MiB and 1 ms.
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// The share of an arena that should be live: one with less is moved out of as soon as that gains a whole arena. From
+    /// 0.5 to 0.99. Default 0.95.
+    pub fn target_utilization(mut self, share: f64) -> Self {
+        self.target_utilization = share;
+        self
+    }
+
+    /// Bytes of empty arenas that are kept for the next allocations instead of going back to the source. Default 4 MiB.
+    pub fn retain_bytes(mut self, bytes: usize) -> Self {
+        self.retain_bytes = bytes;
+        self
+    }
+
+    /// Where the memory comes from. Default: the operating system.
+    pub fn source(mut self, source: impl ArenaSource) -> Self {
+        self.source = Some(Box::new(source));
+        self
+    }
+
+    /// Checks the configuration and makes the shuffler. No memory is mapped yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the first setting that makes no sense.
+    pub fn build(self) -> Result<Shuffler, ConfigError> {
+        let config = self.check()?;
+        let source = self.source.unwrap_or_else(|| Box::new(DefaultSource::new()));
+        Ok(Shuffler::with_config(config, source))
+    }
+
+    fn check(&self) -> Result<Config, ConfigError> {
+        if !self.arena_bytes.is_power_of_two() || !(MIN_ARENA..=MAX_ARENA).contains(&self.arena_bytes) {
+            let why = "it must be a power of two from 64 KiB to 64 MiB";
+            return Err(ConfigError::new("arena_bytes", self.arena_bytes, why));
+        }
+        if self.memory_limit / 8 < self.arena_bytes {
+            let why = "it must have room for at least eight arenas";
+            return Err(ConfigError::new("memory_limit", self.memory_limit, why));
+        }
+        if !(0.5..=0.99).contains(&self.target_utilization) {
+            let why = "it must be from 0.5 to 0.99";
+            return Err(ConfigError::new("target_utilization", self.target_utilization, why));
+        }
+        if self.budget.bytes == 0 || self.budget.time.is_zero() {
+            let why = "a step of no bytes or no time would do nothing, so both must be more than zero";
+            return Err(ConfigError::new("budget", format!("{:?}", self.budget), why));
+        }
+        Ok(Config {
+            arena_bytes: self.arena_bytes,
+            memory_limit: self.memory_limit,
+            trigger: self.trigger,
+            inline: self.trigger == Trigger::Inline,
+            budget: self.budget,
+            sparse_below: (self.arena_bytes as f64 * self.target_utilization) as usize,
+            retain_bytes: self.retain_bytes,
+        })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("arena_bytes", &self.arena_bytes)
+            .field("memory_limit", &self.memory_limit)
+            .field("trigger", &self.trigger)
+            .field("budget", &self.budget)
+            .field("target_utilization", &self.target_utilization)
+            .field("retain_bytes", &self.retain_bytes)
+            .field("source", &self.source.as_ref().map_or("default", |_| "custom"))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonsense_is_named() {
+        let cases: [(Builder, &str); 8] = [
+            (Builder::default().arena_bytes(0), "arena_bytes"),
+            (Builder::default().arena_bytes(3 << 20), "arena_bytes"),
+            (Builder::default().arena_bytes(128 << 20), "arena_bytes"),
+            (Builder::default().memory_limit(1 << 20), "memory_limit"),
+            (Builder::default().target_utilization(f64::NAN), "target_utilization"),
+            (Builder::default().target_utilization(1.0), "target_utilization"),
+            (Builder::default().budget(Budget { bytes: 0, time: Duration::from_secs(1) }), "budget"),
+            (Builder::default().budget(Budget { bytes: 1, time: Duration::ZERO }), "budget"),
+        ];
+        for (builder, field) in cases {
+            let error = builder.build().err().unwrap();
+            assert_eq!(error.field, field);
+            assert!(error.to_string().contains(error.why), "{error}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The background thread: a thin loop around `step`.
+//!
+//! It is started when there is first something to do, and parks without wake-ups when nothing can be gained. While blocks
+//! that pin sparse arenas are held, it looks again now and then, ever more rarely.
+
+use super::step::Duty;
+use super::signal::Signal;
+use crate::builder::Trigger;
+use crate::engine::Core;
+use crate::primitive::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// How long the thread lets work gather before it begins.
+const GATHER: Duration = Duration::from_millis(2);
+/// The thread rests this many times as long as a step took: at most a quarter of a core.
+const REST: u32 = 3;
+/// The last drop of a shuffler waits this long for a step that is under way.
+const STOP_WAIT: Duration = Duration::from_secs(1);
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
+/// What the background compactor is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum CompactorState {
+    /// There is no thread: none was needed yet, the trigger is another, or the OS refused one.
+    None,
+    /// It works, or rests between two steps.
+    Running,
+    /// It waits for something to do.
+    Parked,
+    /// It panicked; `shuffle()` still works.
+    Panicked,
+    /// The shuffler is being dropped.
+    Stopped,
+}
+
+/// The thread's side that others can reach.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    signal: Signal,
+    stop: AtomicBool,
+    state: AtomicU32,
+    /// `None` inside: the OS refused a thread.
+    thread: OnceLock<Option<Thread>>,
+    ended: Mutex<bool>,
+    ended_changed: Condvar,
+}
+
+impl Worker {
+    pub(crate) fn new() -> Self {
+        Self {
+            signal: Signal::new(),
+            stop: AtomicBool::new(false),
+            state: AtomicU32::new(CompactorState::None as u32),
+            thread: OnceLock::new(),
+            ended: Mutex::new(false),
+            ended_changed: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> CompactorState {
+        use CompactorState::{None, Panicked, Parked, Running, Stopped};
+        let state = self.state.load(Ordering::Relaxed);
+        [None, Running, Parked, Panicked, Stopped].into_iter().find(|known| *known as u32 == state).unwrap_or(None)
+    }
+
+    fn set(&self, state: CompactorState) {
+        self.state.store(state as u32, Ordering::Relaxed);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Ends the thread, and waits for it within bounds: one that is stuck in a step keeps the core, and holds nobody up.
+    pub(crate) fn stop(&self) {
+        // Release: pairs with the acquire in `is_stopped`.
+        self.stop.store(true, Ordering::Release);
+        let Some(Some(worker)) = self.thread.get() else { return };
+        worker.unpark();
+        if worker.id() == thread::current().id() {
+            return;
+        }
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.ended_changed.wait_timeout_while(ended, STOP_WAIT, |ended| !*ended);
+        drop(waited);
+    }
+
+    fn end(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.ended_changed.notify_all();
+    }
+
+    /// Sleeps until `until`, or until the shuffler goes.
+    fn rest(&self, until: Instant) {
+        while !self.is_stopped() {
+            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else { return };
+            thread::park_timeout(left);
+        }
+    }
+
+    /// Sleeps until the signal is raised, the shuffler goes, or `most` has passed.
+    fn wait(&self, most: Option<Duration>) {
+        let until = most.map(|most| Instant::now() + most);
+        self.set(CompactorState::Parked);
+        while !self.signal.lower() && !self.is_stopped() {
+            match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                None => thread::park(),
+                Some(Duration::ZERO) => break,
+                Some(left) => thread::park_timeout(left),
+            }
+        }
+        self.set(CompactorState::Running);
+    }
+}
+
+impl Core {
+    /// Tells the background thread that there may be something to do; starts it if there is none.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn notify(&self) {
+        if self.config.trigger != Trigger::Background || !self.compactor.worker.signal.raise() {
+            return;
+        }
+        let worker = self.compactor.worker.thread.get_or_init(|| {
+            // The core may be going; then nobody needs a thread.
+            let core = self.weak.upgrade()?;
+            let builder = thread::Builder::new().name("shuffler".into());
+            builder.spawn(move || run(core)).ok().map(|handle| handle.thread().clone())
+        });
+        if let Some(worker) = worker {
+            worker.unpark();
+        }
+    }
+}
+
+fn run(core: Arc<Core>) {
+    let worker = &core.compactor.worker;
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        let mut next_look = FIRST_LOOK;
+        let mut waiting = false;
+        while !worker.is_stopped() {
+            worker.wait(waiting.then_some(next_look));
+            worker.rest(Instant::now() + GATHER);
+            waiting = work(&core, &mut next_look);
+        }
+    }));
+    worker.set(if ended.is_ok() { CompactorState::Stopped } else { CompactorState::Panicked });
+    worker.end();
+}
+
+/// Steps until nothing can be gained; returns whether something may be later.
+fn work(core: &Core, next_look: &mut Duration) -> bool {
+    let worker = &core.compactor.worker;
+    *next_look = (*next_look * 2).min(LAST_LOOK);
+    while !worker.is_stopped() {
+        let start = Instant::now();
+        let progress = core.step(core.config.budget, Duty::Full);
+        if progress.moves + progress.returned_arenas + progress.carried_out > 0 {
+            *next_look = FIRST_LOOK;
+        }
+        if !progress.more {
+            return progress.waiting;
+        }
+        worker.rest(Instant::now() + start.elapsed() * REST);
+    }
+    false
+}

@@ -1,0 +1,265 @@
+//! Holds by handle, frees, and queries.
+
+use super::Core;
+use super::allocate::{LARGE_EXTENT, payload_at};
+use crate::arena::Header;
+use crate::error::AccessError;
+use crate::handle::RawHandle;
+use crate::table::{Entry, Hold, Left, Refused, Waiting};
+use crate::types::{StoredLayout, TypeInfo, registry};
+use parking_lot_core::{DEFAULT_PARK_TOKEN, DEFAULT_UNPARK_TOKEN, ParkResult};
+use std::ptr::{self, NonNull};
+use std::time::Instant;
+
+/// When a freed block's memory is let go of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Freed {
+    /// Nobody held it: it is gone.
+    Now,
+    /// Somebody holds it: new rents are refused, and the last return lets it go.
+    ///
+    /// A stale handle that was tried at the same moment can bring this about as well; the block is gone all the same.
+    WhenReturned,
+}
+
+/// What a consistent look at an entry shows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Glimpse {
+    pub(crate) address: usize,
+    pub(crate) info: &'static TypeInfo,
+    pub(crate) rents: usize,
+    pub(crate) exclusive: bool,
+    pub(crate) pending_free: bool,
+    /// `None`: large, so the size is in the descriptor.
+    payload: Option<usize>,
+}
+
+impl Core {
+    /// The entry that a handle names.
+    #[inline]
+    pub(crate) fn entry(&self, raw: RawHandle) -> Result<&Entry, AccessError> {
+        if raw.version().is_multiple_of(2) {
+            return Err(AccessError::Invalid);
+        }
+        self.table.entry(raw.slot()).ok_or(AccessError::Invalid)
+    }
+
+    /// What to call a handle whose version is not the entry's.
+    #[cold]
+    pub(crate) fn outdated(raw: RawHandle, entry: &Entry) -> AccessError {
+        if raw.version() > entry.version() { AccessError::Invalid } else { AccessError::Stale }
+    }
+
+    /// Takes a hold and tells where the payload is.
+    #[inline]
+    pub(crate) fn hold(&self, raw: RawHandle, hold: Hold) -> Result<(&Entry, usize), AccessError> {
+        if self.config.inline {
+            self.inline_step();
+        }
+        let entry = self.entry(raw)?;
+        match entry.hold(raw.version(), hold, self) {
+            Ok(address) => Ok((entry, address)),
+            Err(refused) => Err(Self::refused(refused, raw, entry)),
+        }
+    }
+
+    #[cold]
+    fn refused(refused: Refused, raw: RawHandle, entry: &Entry) -> AccessError {
+        match refused {
+            Refused::Stale => Self::outdated(raw, entry),
+            Refused::Busy => AccessError::Busy,
+            Refused::TooManyRents => AccessError::TooManyRents,
+            Refused::OutOfMemory => AccessError::OutOfMemory,
+        }
+    }
+
+    /// As [`hold`](Self::hold), but sleeps while the block is held in a way that excludes this hold.
+    pub(crate) fn hold_until(
+        &self,
+        raw: RawHandle,
+        hold: Hold,
+        deadline: Option<Instant>,
+    ) -> Result<(&Entry, usize), AccessError> {
+        loop {
+            match self.hold(raw, hold) {
+                Err(AccessError::Busy) => {}
+                outcome => return outcome,
+            }
+            let entry = self.entry(raw)?;
+            match entry.announce_wait(raw.version()) {
+                Waiting::NotHeld => continue,
+                Waiting::Stale => return Err(Self::outdated(raw, entry)),
+                Waiting::Announced => {}
+            }
+            // SAFETY: the key is an entry, which nobody else parks on; the callbacks neither panic nor park.
+            let parked = unsafe {
+                parking_lot_core::park(
+                    ptr::from_ref(entry).addr(),
+                    || entry.is_waited(raw.version()),
+                    || {},
+                    |_, _| {},
+                    DEFAULT_PARK_TOKEN,
+                    deadline,
+                )
+            };
+            if matches!(parked, ParkResult::TimedOut) {
+                // The last word is the block's: it may have come free at the deadline.
+                return match self.hold(raw, hold) {
+                    Err(AccessError::Busy) => Err(AccessError::TimedOut),
+                    outcome => outcome,
+                };
+            }
+        }
+    }
+
+    #[cold]
+    fn wake(entry: &Entry) {
+        // SAFETY: the key is an entry, which nobody else parks on.
+        unsafe { parking_lot_core::unpark_all(ptr::from_ref(entry).addr(), DEFAULT_UNPARK_TOKEN) };
+    }
+
+    /// Gives a hold back, and settles the block if it was the last hold on a freed one.
+    #[inline]
+    pub(crate) fn give_back(&self, entry: &Entry, hold: Hold) {
+        let left = entry.give_back(hold);
+        if left != Left::default() {
+            self.leave(entry, left);
+        }
+        if self.config.inline {
+            self.inline_step();
+        }
+    }
+
+    /// Does what the last hold left to do.
+    #[cold]
+    pub(crate) fn leave(&self, entry: &Entry, left: Left) {
+        if left.wake {
+            Self::wake(entry);
+        }
+        if let Some(address) = left.settle {
+            self.settle_freed(address, false);
+        }
+    }
+
+    /// Something that fell to a hold taken by mistake.
+    #[cold]
+    pub(crate) fn leave_later(&self, entry: &Entry, left: Left) {
+        if left.wake {
+            Self::wake(entry);
+        }
+        if let Some(address) = left.settle {
+            self.deferred.ready.push(super::Record::Settle { address, after_claims: false });
+            self.notify();
+        }
+    }
+
+    /// Frees a block.
+    #[inline]
+    pub(crate) fn free(&self, raw: RawHandle) -> Result<Freed, AccessError> {
+        let entry = self.entry(raw)?;
+        if !entry.end_life(raw.version()) {
+            return Err(Self::outdated(raw, entry));
+        }
+        let closed = entry.close();
+        if closed.wake {
+            Self::wake(entry);
+        }
+        if closed.held {
+            return Ok(Freed::WhenReturned);
+        }
+        self.settle_freed(closed.address, closed.moving);
+        Ok(Freed::Now)
+    }
+
+    /// Moves the value out of a block and ends the block.
+    pub(crate) fn take<T>(&self, raw: RawHandle) -> Result<T, AccessError> {
+        let (entry, address) = self.hold(raw, Hold::Exclusive)?;
+        if !entry.end_life(raw.version()) {
+            self.give_back(entry, Hold::Exclusive);
+            return Err(AccessError::Stale);
+        }
+        // SAFETY: the block is a live `T`, held exclusively, and the life is over: nobody else reads or drops the value.
+        let value = unsafe { ptr::with_exposed_provenance::<T>(address).read() };
+        // With the word closed, giving the hold back makes this thread the one that settles.
+        if entry.close().wake {
+            Self::wake(entry);
+        }
+        let left = entry.give_back(Hold::Exclusive);
+        debug_assert_eq!(left.settle, Some(address));
+        self.settle(address, false);
+        Ok(value)
+    }
+
+    /// The value of a held block.
+    ///
+    /// # Safety
+    ///
+    /// The block is held by the caller and holds a `T` (a `Handle<T>` was its way in, or its tag was compared).
+    #[inline]
+    pub(crate) unsafe fn value_at<T: ?Sized + StoredLayout>(&self, address: usize) -> NonNull<T> {
+        let payload = payload_at(address);
+        let bytes = if T::NEEDS_BYTES {
+            // SAFETY: the hold keeps the block, and so its arena.
+            unsafe { self.arena_of(address).payload_bytes(address) }
+        } else {
+            0
+        };
+        T::at(payload, bytes)
+    }
+
+    /// A consistent look at a block without holding it.
+    pub(crate) fn glimpse(&self, raw: RawHandle) -> Result<Glimpse, AccessError> {
+        let entry = self.entry(raw)?;
+        loop {
+            let version = entry.version();
+            let (extent, word) = (entry.extent(), entry.word());
+            if entry.version() != version {
+                continue;
+            }
+            let pending_free = version == raw.version() + 1 && !word.is_open() && word.is_held();
+            if version != raw.version() && !pending_free {
+                return Err(Self::outdated(raw, entry));
+            }
+            let large = extent & LARGE_EXTENT != 0;
+            return Ok(Glimpse {
+                address: word.address(),
+                info: registry().info(Header::extent_tag(extent & !LARGE_EXTENT)),
+                rents: word.rents() as usize,
+                exclusive: word.is_exclusive(),
+                pending_free,
+                payload: (!large).then(|| Header::extent_payload(extent)),
+            });
+        }
+    }
+
+    /// Payload bytes of a block.
+    pub(crate) fn payload_bytes(&self, raw: RawHandle, glimpse: &Glimpse) -> Result<usize, AccessError> {
+        if let Some(payload) = glimpse.payload {
+            return Ok(payload);
+        }
+        // A large block never moves and its size is fixed for its life, so the descriptor found now tells it if the life
+        // has not ended meanwhile.
+        let payload = self.arena_of(glimpse.address).large_payload();
+        let entry = self.entry(raw)?;
+        let version = if glimpse.pending_free { raw.version() + 1 } else { raw.version() };
+        if entry.version() == version { Ok(payload) } else { Err(Self::outdated(raw, entry)) }
+    }
+
+    /// Checks that a live block is of a type, in the access and shape that `info` tells.
+    pub(crate) fn check_type(&self, raw: RawHandle, info: &'static TypeInfo) -> Result<(), AccessError> {
+        let glimpse = self.glimpse(raw)?;
+        if glimpse.pending_free {
+            return Err(AccessError::Stale);
+        }
+        if !glimpse.info.same(info) {
+            return Err(AccessError::TypeMismatch { stored: glimpse.info.name(), requested: info.name() });
+        }
+        Ok(())
+    }
+
+    /// Whether a handle's block is live.
+    pub(crate) fn is_live(&self, raw: RawHandle) -> bool {
+        self.entry(raw).is_ok_and(|entry| entry.version() == raw.version())
+    }
+}

@@ -1,0 +1,262 @@
+//! How blocks are made: room in the thread's own arena, a slot from its own cache, and no shared write on the common path.
+
+use super::Core;
+use crate::arena::lease::with_shard;
+use crate::arena::shard::{Filled, add};
+use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State, Use};
+use crate::builder::Budget;
+use crate::error::AllocError;
+use crate::handle::RawHandle;
+use crate::primitive::sync::atomic::Ordering;
+use crate::types::{MAX_ALIGN, TypeInfo};
+use std::alloc::Layout;
+use std::mem::ManuallyDrop;
+use std::ptr::{self, NonNull};
+use std::time::Duration;
+
+/// A block that has room and a slot but no contents yet. Dropped, it never was.
+#[derive(Debug)]
+pub(crate) struct Building<'a> {
+    core: &'a Core,
+    at: NonNull<AtomicHeader>,
+    header: Header,
+    address: usize,
+    extent: u32,
+}
+
+/// Set in an extent: the block is large, its size is in its descriptor.
+pub(crate) const LARGE_EXTENT: u32 = 1 << 31;
+
+impl Building<'_> {
+    /// Where the contents go.
+    #[inline]
+    pub(crate) fn payload(&self) -> NonNull<u8> {
+        payload_at(self.address)
+    }
+
+    /// Makes the block known. The contents are whole.
+    #[inline]
+    pub(crate) fn publish(self) -> RawHandle {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: the header lies before the block, or in its descriptor, and the block's bytes are counted.
+        unsafe { this.at.as_ref() }.store(this.header.with_state(State::Live));
+        let slot = this.header.slot();
+        let version = this.core.table.known(slot).begin_life(this.address, this.extent);
+        RawHandle::new(slot, version)
+    }
+}
+
+impl Drop for Building<'_> {
+    fn drop(&mut self) {
+        self.core.settle(self.address, false);
+    }
+}
+
+/// How a try for room in the thread's own arena ended.
+enum Room<'a> {
+    Found(Building<'a>),
+    ArenaFull,
+}
+
+impl TypeInfo {
+    #[inline]
+    pub(crate) fn ground(&self) -> Ground {
+        if self.is_versioned() { Ground::Versioned } else { Ground::Plain }
+    }
+}
+
+impl Core {
+    /// Room and a slot for a block of `payload` bytes of a type, its header BUILDING. `zeroed`: the bytes read as zero.
+    #[inline]
+    pub(crate) fn reserve(
+        &self,
+        info: &'static TypeInfo,
+        payload: usize,
+        align: usize,
+        zeroed: bool,
+    ) -> Result<Building<'_>, AllocError> {
+        if payload <= self.pool.extent_bytes() && self.pool.is_movable(payload, align) {
+            if let Ok(Room::Found(building)) = self.reserve_own(info, payload, align) {
+                if zeroed {
+                    // SAFETY: the payload is the building block's own.
+                    unsafe { building.payload().write_bytes(0, payload) };
+                }
+                return Ok(building);
+            }
+        }
+        self.reserve_slow(info, payload, align, zeroed)
+    }
+
+    #[inline]
+    fn reserve_own(&self, info: &'static TypeInfo, payload: usize, align: usize) -> Result<Room<'_>, AllocError> {
+        with_shard(self, |shard, counts, _| {
+            let tag = shard.tags.tag_of(info)?;
+            let bump = shard.ground(info.ground());
+            let mark = bump.mark();
+            let Some(address) = bump.bump(payload, align) else {
+                return Ok(Room::ArenaFull);
+            };
+            let slot = match shard.slots.take(&self.table, &self.supply) {
+                Ok(slot) => slot,
+                Err(cause) => {
+                    shard.ground(info.ground()).rewind(mark);
+                    return Err(cause);
+                }
+            };
+            let header = Header::new(slot, payload, tag, State::Building);
+            let at = header_before(address);
+            // SAFETY: the eight bytes before the payload are the header's, which only this shard knows so far.
+            unsafe { at.as_ref() }.store(header);
+            add(&counts.allocated_blocks, 1);
+            add(&counts.allocated_bytes, payload as u64);
+            Ok(Room::Found(Building { core: self, at, header, address, extent: header.extent() }))
+        })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn reserve_slow(
+        &self,
+        info: &'static TypeInfo,
+        payload: usize,
+        align: usize,
+        zeroed: bool,
+    ) -> Result<Building<'_>, AllocError> {
+        if align > MAX_ALIGN {
+            return Err(AllocError::UnsupportedAlignment { max: MAX_ALIGN });
+        }
+        // What no address space holds needs no asking: the sum of size, header and alignment must not wrap either.
+        let wraps = payload.checked_add(align.max(HEADER_BYTES) + HEADER_BYTES);
+        if wraps.is_none_or(|sum| Layout::from_size_align(sum, align).is_err()) {
+            return Err(AllocError::LayoutOverflow);
+        }
+        match self.try_reserve(info, payload, align, zeroed) {
+            Err(AllocError::MemoryLimit { .. }) => {
+                self.relieve();
+                self.try_reserve(info, payload, align, zeroed).map_err(|cause| self.with_pins(cause))
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn try_reserve(
+        &self,
+        info: &'static TypeInfo,
+        payload: usize,
+        align: usize,
+        zeroed: bool,
+    ) -> Result<Building<'_>, AllocError> {
+        if !self.pool.is_movable(payload, align) {
+            return self.reserve_large(info, payload, align, zeroed);
+        }
+        loop {
+            if let Room::Found(building) = self.reserve_own(info, payload, align)? {
+                if zeroed {
+                    // SAFETY: the payload is the building block's own.
+                    unsafe { building.payload().write_bytes(0, payload) };
+                }
+                return Ok(building);
+            }
+            self.refill(info.ground())?;
+        }
+    }
+
+    /// Gives the thread's shard a new arena to fill, and an extent if it has none; seals the old arena.
+    #[cold]
+    pub(crate) fn refill(&self, ground: Ground) -> Result<(), AllocError> {
+        let (owner, has_extent) = with_shard(self, |shard, _, id| (id, shard.extents[ground as usize].is_some()));
+        let arena = self.pool.take(&self.supply, ground, Use::Bumped, owner)?;
+        // Without one, the thread can still help as long as memory can be had.
+        let extent = if has_extent { None } else { self.pool.take_extent(&self.supply, ground, self.now()).ok() };
+        let filled = with_shard(self, |shard, _, _| {
+            if extent.is_some() {
+                shard.extents[ground as usize] = extent;
+            }
+            shard.ground(ground).install(Some(arena), self.pool.arena_bytes())
+        });
+        self.seal(filled);
+        Ok(())
+    }
+
+    /// Seals an arena that its shard has let go of.
+    pub(crate) fn seal(&self, filled: Option<Filled>) {
+        let Some(Filled { arena, used, live }) = filled else { return };
+        if arena.seal(used, live, self.now()) == Outcome::Emptied {
+            self.retire(arena);
+        } else if arena.account.balance().live < self.sparse_below() {
+            self.notify();
+        }
+    }
+
+    fn reserve_large(
+        &self,
+        info: &'static TypeInfo,
+        payload: usize,
+        align: usize,
+        zeroed: bool,
+    ) -> Result<Building<'_>, AllocError> {
+        let (tag, slot, owner) = with_shard(self, |shard, _, id| {
+            let tag = shard.tags.tag_of(info)?;
+            shard.slots.take(&self.table, &self.supply).map(|slot| (tag, slot, id))
+        })?;
+        // A large block's size is in its descriptor; the header has the slot, the type and the state.
+        let header = Header::new(slot, 0, tag, State::Building);
+        let taken = self.pool.take_large(
+            &self.supply,
+            payload,
+            align,
+            zeroed,
+            info.ground(),
+            || header,
+            owner,
+            self.now(),
+        );
+        with_shard(self, |shard, counts, _| match taken {
+            Ok(arena) => {
+                add(&counts.allocated_blocks, 1);
+                add(&counts.allocated_bytes, payload as u64);
+                let extent = header.extent() | LARGE_EXTENT;
+                let at = NonNull::from(&arena.header);
+                Ok(Building { core: self, at, header, address: arena.base(), extent })
+            }
+            Err(cause) => {
+                shard.slots.put(&self.table, slot);
+                Err(cause)
+            }
+        })
+    }
+
+    /// At the memory limit: one bounded step, no destructors, and every empty arena back.
+    #[cold]
+    fn relieve(&self) {
+        const RELIEF: Budget = Budget { bytes: 4 << 20, time: Duration::from_millis(5) };
+        self.step(RELIEF, crate::compact::Duty::Relief);
+        self.pool.release_excess(&self.supply, 0, usize::MAX);
+    }
+
+    fn with_pins(&self, cause: AllocError) -> AllocError {
+        match cause {
+            AllocError::MemoryLimit { limit, used, requested, .. } => {
+                AllocError::MemoryLimit { limit, used, requested, pinned: self.pinned_bytes() }
+            }
+            other => other,
+        }
+    }
+
+    /// Bytes of blocks that movers found held when they last came by.
+    pub(crate) fn pinned_bytes(&self) -> usize {
+        self.pool.list.iter().map(|arena| arena.walk.pinned.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// The payload of a block.
+#[inline]
+pub(crate) fn payload_at(address: usize) -> NonNull<u8> {
+    NonNull::new(ptr::with_exposed_provenance_mut(address)).expect("a block is not at zero")
+}
+
+/// Where the header of a block in an arena is.
+#[inline]
+pub(crate) fn header_before(address: usize) -> NonNull<AtomicHeader> {
+    NonNull::new(ptr::with_exposed_provenance_mut(address - HEADER_BYTES)).expect("an arena is not at zero")
+}

@@ -1,0 +1,185 @@
+//! Finishing a move that a holder-to-be meets, so that nobody ever waits for a mover.
+
+use super::Core;
+use super::allocate::header_before;
+use crate::arena::lease::with_shard;
+use crate::arena::shard::add;
+use crate::arena::{ArenaRef, AtomicHeader, Extent, Ground, HEADER_BYTES, Header, Outcome, State};
+use crate::table::{Entry, Left, Memory};
+use crate::types::registry;
+use std::ptr;
+
+/// A counted claim on an arena, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    core: &'a Core,
+    pub(crate) arena: ArenaRef,
+}
+
+impl<'a> Claim<'a> {
+    /// Claims an arena, while there is something to claim.
+    pub(crate) fn new(core: &'a Core, arena: ArenaRef) -> Option<Self> {
+        arena.account.claim().then_some(Self { core, arena })
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if self.arena.account.unclaim() == Outcome::Emptied {
+            self.core.retire(self.arena);
+        }
+    }
+}
+
+/// A block's copy that nobody else knows yet.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    address: usize,
+    header: Header,
+    /// Where it lies if the thread's own arena had no room.
+    extent: Option<Extent>,
+}
+
+/// Copies a block and gives the copy a header.
+///
+/// # Safety
+///
+/// The source is a movable block with this header under a claim of the caller; nobody writes it: `MOVING` is set, or the
+/// copy will come to nothing. The destination has room for it, and is the caller's own.
+pub(crate) unsafe fn copy_block(source: usize, destination: usize, header: Header) {
+    let from = ptr::with_exposed_provenance::<u8>(source);
+    let to = ptr::with_exposed_provenance_mut::<u8>(destination);
+    // SAFETY: the caller's promise.
+    unsafe { ptr::copy_nonoverlapping(from, to, header.payload()) };
+    #[cfg(feature = "test-hooks")]
+    // SAFETY: the destination is the caller's own.
+    unsafe {
+        crate::hooks::copied(to, header.payload());
+    }
+    // SAFETY: as above; the header's place belongs to the destination.
+    unsafe { header_before(destination).as_ref() }.store(header.with_state(State::Live));
+}
+
+impl Memory for Core {
+    type Claim<'a> = Claim<'a>;
+    type Copy = Copied;
+
+    fn claim(&self, address: usize) -> Option<Claim<'_>> {
+        let claim = Claim::new(self, self.pool.map.find(address)?)?;
+        // The descriptor may have gone on to other memory before it was claimed; now it stays.
+        claim.arena.covers(address).then_some(claim)
+    }
+
+    #[cold]
+    fn copy(&self, claim: &Claim<'_>, address: usize) -> Option<Copied> {
+        // SAFETY: under the claim, the word named the block, so a header lies there and stays.
+        let header = unsafe { claim.arena.header_of(address) }.load();
+        let (payload, align) = (header.payload(), registry().info(header.tag()).align);
+        let ground = claim.arena.ground();
+        let (destination, extent) = self.room_for_help(ground, payload, align)?;
+        // SAFETY: the word showed MOVING under the claim: until a commit or a free nobody writes the block, and after one
+        // this copy's commit fails. The room was made for this length, which a block never outgrows.
+        unsafe { copy_block(address, destination, header) };
+        Some(Copied { address: destination, header, extent })
+    }
+
+    fn address(&self, copy: &Copied) -> usize {
+        copy.address
+    }
+
+    fn won(&self, claim: Claim<'_>, source: usize, copy: Copied) {
+        self.retire_source(&claim, source, copy.header);
+        with_shard(self, |_, counts, _| {
+            add(&counts.helped, 1);
+            add(&counts.moves, 1);
+            add(&counts.moved_bytes, copy.header.payload() as u64);
+        });
+        if let Some(extent) = copy.extent {
+            // What of the extent is not the block is dead from the first.
+            self.subtract(extent.arena, self.pool.extent_bytes() - copy.header.footprint());
+            let ground = extent.arena.ground();
+            if let Ok(next) = self.pool.take_extent(&self.supply, ground, self.now()) {
+                self.keep_extent(ground, next);
+            }
+        }
+    }
+
+    fn lost(&self, claim: Claim<'_>, copy: Copied) {
+        drop(claim);
+        if let Some(extent) = copy.extent {
+            self.pool.reset_extent(extent);
+            self.keep_extent(extent.arena.ground(), extent);
+            return;
+        }
+        self.bury_copy(copy.address, copy.header);
+    }
+
+    fn strayed(&self, entry: &Entry, left: Left) {
+        self.leave_later(entry, left);
+    }
+}
+
+impl Core {
+    /// After a commit: the source is nobody's, or its last readers'.
+    pub(crate) fn retire_source(&self, claim: &Claim<'_>, source: usize, header: Header) {
+        let state = if claim.arena.ground() == Ground::Versioned { State::Dying } else { State::Dead };
+        // SAFETY: the commit took the block away from here and made this thread the one that retires its source.
+        unsafe { claim.arena.header_of(source) }.store(header.with_state(state));
+        // The claim keeps the account from being emptied here. A `Versioned` arena waits for the readers when it is empty.
+        let (outcome, _) = claim.arena.account.subtract(header.footprint());
+        debug_assert_eq!(outcome, Outcome::Remains);
+    }
+
+    fn bury_copy(&self, address: usize, header: Header) {
+        // SAFETY: the copy is this thread's own, and nobody else knows it.
+        unsafe { header_before(address).as_ref() }.store(header.with_state(State::Dead));
+        let arena = self.arena_of(address);
+        let own = with_shard(self, |shard, _, _| shard.ground(arena.ground()).bury(arena, header.footprint()));
+        if !own {
+            self.subtract(arena, header.footprint());
+        }
+    }
+
+    /// Room in the thread's own arena, in a new one, or in the extent that the shard keeps for this.
+    fn room_for_help(&self, ground: Ground, payload: usize, align: usize) -> Option<(usize, Option<Extent>)> {
+        loop {
+            let own = with_shard(self, |shard, _, _| shard.ground(ground).bump(payload, align));
+            if let Some(address) = own {
+                // Until the commit it is a block that is being made: if the arena is sealed meanwhile, its walkers skip it.
+                let header = Header::filler(HEADER_BYTES + payload.next_multiple_of(8), State::Building);
+                // SAFETY: the header's place was bumped just now for this thread.
+                unsafe { header_before(address).as_ref() }.store(header);
+                return Some((address, None));
+            }
+            if self.refill(ground).is_err() {
+                break;
+            }
+        }
+        let kept = with_shard(self, |shard, _, _| shard.extents[ground as usize].take());
+        let extent = match kept {
+            Some(extent) => extent,
+            None => self.pool.take_extent(&self.supply, ground, self.now()).ok()?,
+        };
+        Some((self.divide(extent, payload, align), Some(extent)))
+    }
+
+    /// Room for a payload in an extent, with fillers before and after it.
+    fn divide(&self, extent: Extent, payload: usize, align: usize) -> usize {
+        let address = (extent.base + HEADER_BYTES).next_multiple_of(align.max(HEADER_BYTES));
+        let end = address + payload.next_multiple_of(8);
+        let gaps = [(extent.base, address - HEADER_BYTES), (end, extent.base + self.pool.extent_bytes())];
+        for (start, stop) in gaps.into_iter().filter(|(start, stop)| stop > start) {
+            // SAFETY: within the extent, which is this thread's own, and outside the block.
+            let filler = unsafe { &*ptr::with_exposed_provenance::<AtomicHeader>(start) };
+            filler.store(Header::filler(stop - start, State::Dead));
+        }
+        address
+    }
+
+    fn keep_extent(&self, ground: Ground, extent: Extent) {
+        let surplus = with_shard(self, |shard, _, _| shard.extents[ground as usize].replace(extent));
+        if let Some(surplus) = surplus {
+            self.pool.put_extent(surplus);
+        }
+    }
+}

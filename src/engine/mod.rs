@@ -1,0 +1,136 @@
+//! The engine below the safe face: everything `unsafe` that the public types stand on.
+//!
+//! # The parts
+//!
+//! * [`crate::table`]: *entries* of 16 bytes at fixed addresses, and the protocol of holds, frees and moves on them.
+//! * [`crate::arena`]: *arenas* that are bumped full, sealed, emptied and recycled whole; *shards* that threads lease; the
+//!   *account* of each arena, by which exactly one thread finds out that it is empty.
+//! * [`crate::compact`]: the *step* that moves blocks out of sparse arenas, the policy that chooses them, the thread that
+//!   calls it.
+//! * [`crate::ready`] and the epochs of `crossbeam-epoch`: work put off until nobody can be hurt by it.
+//! * This module ties them together: [`allocate`] makes blocks, [`access`] gives and takes holds and frees, [`settle`] ends
+//!   blocks, [`help`] finishes moves that a holder-to-be meets.
+//!
+//! # Why no reader ever sees freed memory
+//!
+//! A block's bytes count as live in its arena's account until the block is settled or moved away. An arena is recycled by
+//! whoever brings its account to nothing, so never under a live block, a claim of a mover, or a destructor. A hold keeps
+//! its block from being moved (a move begins only on a word without holds) and from being settled (the last hold settles).
+//! `Versioned` blocks are read without a hold: their destructors, and their arenas, wait for the readers' epoch as well.
+
+pub(crate) mod access;
+pub(crate) mod allocate;
+pub(crate) mod help;
+pub(crate) mod settle;
+
+use crate::arena::{Pool, Shards, Supply};
+use crate::builder::Config;
+use crate::compact::Compactor;
+use crate::primitive::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::ready::Ready;
+use crate::table::Table;
+use crate::table::numbers::PageNumbers;
+use crossbeam_epoch::Collector;
+pub(crate) use settle::Record;
+use std::mem::ManuallyDrop;
+use std::panic::resume_unwind;
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Instant;
+
+/// What is put off: records ready to be carried out, and a count of those that still wait for readers.
+#[derive(Debug)]
+pub(crate) struct Deferred {
+    pub(crate) ready: Ready<Record>,
+    pub(crate) waiting: AtomicUsize,
+}
+
+/// One shuffler's everything. Public handles to it are counted by [`Life`]; this stays until the last hold is gone.
+#[derive(Debug)]
+pub(crate) struct Core {
+    /// Never used again in this process, so that thread-local leases cannot be taken for another's.
+    pub(crate) number: u64,
+    pub(crate) weak: Weak<Core>,
+    pub(crate) config: Config,
+    pub(crate) table: Table,
+    pub(crate) pool: Pool,
+    pub(crate) shards: Shards,
+    pub(crate) deferred: Arc<Deferred>,
+    pub(crate) collector: ManuallyDrop<Collector>,
+    pub(crate) compactor: Compactor,
+    started: Instant,
+    /// Last, since everything above has its memory from here.
+    pub(crate) supply: Supply,
+}
+
+impl Core {
+    pub(crate) fn new(config: Config, source: Box<dyn crate::ArenaSource>, numbers: &'static PageNumbers) -> Arc<Self> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        Arc::new_cyclic(|weak| Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            weak: weak.clone(),
+            table: Table::new(numbers),
+            pool: Pool::new(config.arena_bytes),
+            shards: Shards::new(),
+            deferred: Arc::new(Deferred { ready: Ready::new(), waiting: AtomicUsize::new(0) }),
+            collector: ManuallyDrop::new(Collector::new()),
+            compactor: Compactor::new(),
+            started: Instant::now(),
+            supply: Supply::new(source, config.memory_limit),
+            config,
+        })
+    }
+
+    /// Milliseconds since the shuffler was made.
+    pub(crate) fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        for private in self.shards.iter_mut() {
+            private.epoch = None;
+        }
+        // SAFETY: dropped nowhere else, and not used after this. Its closures only push to the ready list.
+        unsafe { ManuallyDrop::drop(&mut self.collector) };
+        // Blocks that were still waiting were settled by `Life`; what is left is memory.
+        drop(self.deferred.ready.take_all());
+        self.table.dissolve(&self.supply);
+        self.pool.dissolve(&self.supply);
+    }
+}
+
+/// What the clones of a `Shuffler` share; dropped with the last of them.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) core: Arc<Core>,
+}
+
+impl Drop for Life {
+    /// Stops the compactor and settles every block that nobody holds.
+    fn drop(&mut self) {
+        let core = &*self.core;
+        core.compactor.stop();
+        core.wait_for_readers();
+        let mut first_panic = core.carry_out_all();
+        let mut live = Vec::new();
+        core.table.for_each(|slot, entry| {
+            let version = entry.version();
+            if version % 2 == 1 {
+                live.push(crate::RawHandle::new(slot, version));
+            }
+        });
+        for handle in live {
+            let freed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| core.free(handle)));
+            first_panic = first_panic.or(freed.err());
+        }
+        core.wait_for_readers();
+        first_panic = first_panic.or(core.carry_out_all());
+        if let Some(panic) = first_panic
+            && !thread::panicking()
+        {
+            resume_unwind(panic);
+        }
+    }
+}

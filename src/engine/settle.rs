@@ -1,0 +1,217 @@
+//! The end of a block: its destructor, its accounting, its slot; and what is put off until nobody can be hurt by it.
+
+use super::Core;
+use crate::arena::lease::with_shard;
+use crate::arena::shard::add;
+use crate::arena::{ArenaRef, AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State, Use};
+use crate::primitive::sync::atomic::Ordering;
+use crate::types::registry;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{ptr, thread};
+
+/// Work that must not run where it fell due.
+#[derive(Debug)]
+pub(crate) enum Record {
+    /// A block that was freed: settle it.
+    Settle {
+        /// Of the payload.
+        address: usize,
+        /// Movers may be copying it: only once its arena has no claims.
+        after_claims: bool,
+    },
+    /// An arena of `Versioned` blocks that was emptied, and that no reader looks into any more.
+    Recycle(ArenaRef),
+}
+
+/// What a destructor's panic carried.
+pub(crate) type Panic = Box<dyn Any + Send>;
+
+/// Buries a block when dropped, also when its destructor unwinds.
+struct Burial<'a> {
+    core: &'a Core,
+    arena: ArenaRef,
+    at: &'a AtomicHeader,
+    header: Header,
+    payload: usize,
+}
+
+impl Drop for Burial<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let Self { core, arena, at, header, payload } = *self;
+        let large = arena.usage() == Use::Large;
+        let footprint = if large { arena.chunk().1.size() } else { header.footprint() };
+        at.store(header.with_state(State::Dead));
+        let own = with_shard(core, |shard, counts, _| {
+            add(&counts.freed_blocks, 1);
+            add(&counts.freed_bytes, payload as u64);
+            let own = shard.ground(arena.ground()).bury(arena, footprint);
+            shard.slots.put(&core.table, header.slot());
+            own
+        });
+        if !own {
+            core.subtract(arena, footprint);
+        }
+    }
+}
+
+impl Core {
+    /// The arena of a block that has a share in it.
+    #[inline]
+    pub(crate) fn arena_of(&self, address: usize) -> ArenaRef {
+        self.pool.map.find(address).expect("a block lies in an arena")
+    }
+
+    /// Takes dead bytes off an arena's account, and retires it if they were the last.
+    #[inline]
+    pub(crate) fn subtract(&self, arena: ArenaRef, bytes: usize) {
+        let (outcome, before) = arena.account.subtract(bytes);
+        if outcome == Outcome::Emptied {
+            self.retire(arena);
+        } else if before.sealed {
+            let sparse = self.sparse_below();
+            if before.live >= sparse && before.live - bytes < sparse {
+                self.notify();
+            }
+        }
+    }
+
+    /// Takes in an arena that the caller emptied.
+    #[cold]
+    pub(crate) fn retire(&self, arena: ArenaRef) {
+        // Blocks of versions that were moved away are still read until the readers have gone on. (A large one never moves;
+        // it was settled after its readers.)
+        if arena.ground() == Ground::Versioned && arena.usage() != Use::Large {
+            self.defer(Record::Recycle(arena));
+        } else {
+            self.recycle(arena);
+        }
+    }
+
+    fn recycle(&self, arena: ArenaRef) {
+        self.pool.retire(&self.supply, arena);
+        if self.pool.empty_bytes() > self.config.retain_bytes {
+            self.notify();
+        }
+    }
+
+    /// Puts a record off until every reader of this moment is gone.
+    pub(crate) fn defer(&self, record: Record) {
+        self.deferred.waiting.fetch_add(1, Ordering::Relaxed);
+        let deferred = self.deferred.clone();
+        with_shard(self, |shard, _, _| {
+            let guard = shard.epoch(&self.collector).pin();
+            guard.defer(move || {
+                deferred.ready.push(record);
+                deferred.waiting.fetch_sub(1, Ordering::Relaxed);
+            });
+            // At once: an idle thread would keep it.
+            guard.flush();
+        });
+        self.notify();
+    }
+
+    /// Settles a block that was freed and that nobody holds, now or when it may be.
+    ///
+    /// `moving`: movers may be copying it.
+    #[inline]
+    pub(crate) fn settle_freed(&self, address: usize, moving: bool) {
+        let arena = self.arena_of(address);
+        if arena.ground() == Ground::Versioned {
+            self.defer(Record::Settle { address, after_claims: moving });
+            return;
+        }
+        // SAFETY: the block's bytes are still counted in the arena.
+        let header = unsafe { arena.header_of(address) }.load();
+        if moving && registry().info(header.tag()).needs_drop() {
+            // A destructor writes to the bytes that a mover may be reading.
+            self.deferred.ready.push(Record::Settle { address, after_claims: true });
+            self.notify();
+            return;
+        }
+        self.settle(address, true);
+    }
+
+    /// Settles a block that nobody uses. `run`: with its destructor.
+    ///
+    /// A panic of the destructor goes on to the caller, after the block is buried; while the thread is unwinding already,
+    /// it is caught.
+    #[inline]
+    pub(crate) fn settle(&self, address: usize, run: bool) {
+        let arena = self.arena_of(address);
+        // SAFETY: the block's bytes are counted in the arena until the burial.
+        let (at, payload) = unsafe { (arena.header_of(address), arena.payload_bytes(address)) };
+        let header = at.load();
+        let burial = Burial { core: self, arena, at, header, payload };
+        let info = registry().info(header.tag());
+        if run && info.needs_drop() {
+            at.store(header.with_state(State::Dying));
+            let bytes = ptr::with_exposed_provenance_mut::<u8>(address);
+            // SAFETY: whoever settles is the only one (the entry's word decided it), the readers and the movers of the bytes
+            // are gone, and the slot is not reused before the burial.
+            let run = || unsafe { info.drop_payload(bytes, payload) };
+            if thread::panicking() {
+                drop(catch_unwind(AssertUnwindSafe(run)));
+            } else {
+                run();
+            }
+        }
+        drop(burial);
+    }
+
+    /// Carries out the records that are ready. The first panic of a destructor is returned.
+    pub(crate) fn carry_out(&self, most: usize) -> (usize, Option<Panic>) {
+        let mut first_panic = None;
+        let mut done = 0;
+        let mut records = self.deferred.ready.take_all().into_iter();
+        for record in records.by_ref().take(most) {
+            match record {
+                Record::Recycle(arena) => self.recycle(arena),
+                Record::Settle { address, after_claims: true } if self.is_claimed(address) => {
+                    self.deferred.ready.push(record);
+                    continue;
+                }
+                Record::Settle { address, .. } => {
+                    let settled = catch_unwind(AssertUnwindSafe(|| self.settle(address, true)));
+                    first_panic = first_panic.or(settled.err());
+                }
+            }
+            done += 1;
+        }
+        for record in records {
+            self.deferred.ready.push(record);
+        }
+        (done, first_panic)
+    }
+
+    /// Carries out records until none is ready.
+    pub(crate) fn carry_out_all(&self) -> Option<Panic> {
+        let mut first_panic = None;
+        loop {
+            let (done, panic) = self.carry_out(usize::MAX);
+            first_panic = first_panic.or(panic);
+            if done == 0 {
+                return first_panic;
+            }
+        }
+    }
+
+    /// Whether anybody may be copying out of the arena. Its records' own blocks keep it from being recycled.
+    fn is_claimed(&self, address: usize) -> bool {
+        self.arena_of(address).account.balance().claims > 0
+    }
+
+    /// Helps the epoch forward as far as the readers let it, so that what waits becomes ready.
+    pub(crate) fn wait_for_readers(&self) {
+        // An epoch's garbage is two advances away, and an advance needs a flush; one more for a thread in between.
+        for _ in 0..4 {
+            if self.deferred.waiting.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            with_shard(self, |shard, _, _| shard.epoch(&self.collector).pin().flush());
+        }
+    }
+}
+
+const _: () = assert!(HEADER_BYTES == size_of::<AtomicHeader>());

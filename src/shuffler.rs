@@ -1,0 +1,509 @@
+//! The public face: documents, checks, delegates.
+
+use crate::arena::source::ArenaSource;
+use crate::builder::{Budget, Builder, Config};
+use crate::compact::{Duty, Progress, ShuffleReport};
+use crate::engine::access::Freed;
+use crate::engine::allocate::Building;
+use crate::engine::{Core, Life};
+use crate::error::{AccessError, AllocError, Rejected};
+use crate::handle::{Handle, RawHandle, Versioned};
+use crate::owned::Owned;
+use crate::reader::{Frozen, Reader};
+use crate::rent::{OwnedRent, Rent, RentMut};
+use crate::stats::{ArenaInfo, BlockInfo, Stats};
+use crate::table::numbers::PageNumbers;
+use crate::table::{Entry, Hold};
+use crate::types::{self, Stored, StoredLayout, TypeInfo};
+use bytemuck::Zeroable;
+use std::alloc::Layout;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::primitive::sync::atomic::Ordering;
+
+/// A compacting allocator that threads share.
+///
+/// A clone is another reference to the same shuffler. When the last one is dropped, every block that nobody holds is
+/// dropped, and the memory goes back to its source.
+#[derive(Clone)]
+#[doc(alias = "init")]
+pub struct Shuffler {
+    core: Arc<Core>,
+    /// Dropped with the last clone; dropping it ends the blocks.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    life: Arc<Life>,
+}
+
+impl Shuffler {
+    /// A shuffler of the default configuration. Nothing is mapped and no thread is started until they are needed.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build().expect("the default configuration makes sense")
+    }
+
+    /// A builder, to choose another configuration.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn with_config(config: Config, source: Box<dyn ArenaSource>) -> Self {
+        Self::with_numbers(config, source, PageNumbers::process())
+    }
+
+    pub(crate) fn with_numbers(config: Config, source: Box<dyn ArenaSource>, numbers: &'static PageNumbers) -> Self {
+        let core = Core::new(config, source, numbers);
+        Self { life: Arc::new(Life { core: core.clone() }), core }
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+}
+
+/// # Allocate
+impl Shuffler {
+    /// Moves a value into a block of its own.
+    ///
+    /// # Errors
+    ///
+    /// What [`AllocError`] tells; the value comes back in [`Rejected`].
+    #[inline]
+    pub fn create<T: Send + 'static>(&self, value: T) -> Result<Handle<T>, Rejected<T>> {
+        self.create_as(<T as StoredLayout>::PLAIN, value).map(Handle::from_raw)
+    }
+
+    /// As [`create`](Self::create), for a value that is read far more often than it ends: reads through
+    /// [`reader`](Self::reader) write no shared memory at all.
+    ///
+    /// # Errors
+    ///
+    /// As for [`create`](Self::create).
+    #[inline]
+    pub fn create_versioned<T: Frozen + Send + Sync + 'static>(&self, value: T) -> Result<Versioned<T>, Rejected<T>> {
+        self.create_as(<T as StoredLayout>::VERSIONED, value).map(Versioned::from_raw)
+    }
+
+    #[inline]
+    fn create_as<T>(&self, info: &'static TypeInfo, value: T) -> Result<RawHandle, Rejected<T>> {
+        match self.core.reserve(info, size_of::<T>(), align_of::<T>(), false) {
+            Ok(building) => {
+                // SAFETY: the room was made for a `T`, and is the building block's own.
+                unsafe { building.payload().cast::<T>().write(value) };
+                Ok(building.publish())
+            }
+            Err(cause) => Err(Rejected::new(value, cause)),
+        }
+    }
+
+    /// Makes room for a value, and then the value. If `make` panics there is no block.
+    ///
+    /// `make` runs with no lock held and may use this shuffler.
+    ///
+    /// # Errors
+    ///
+    /// What [`AllocError`] tells; then `make` was not called.
+    pub fn create_with<T: Send + 'static>(&self, make: impl FnOnce() -> T) -> Result<Handle<T>, AllocError> {
+        let building = self.core.reserve(<T as StoredLayout>::PLAIN, size_of::<T>(), align_of::<T>(), false)?;
+        let value = make();
+        // SAFETY: the room was made for a `T`, and is the building block's own.
+        unsafe { building.payload().cast::<T>().write(value) };
+        Ok(Handle::from_raw(building.publish()))
+    }
+
+    /// A slice of `n` zeroed values.
+    ///
+    /// # Errors
+    ///
+    /// What [`AllocError`] tells; `LayoutOverflow` if `n` values are more bytes than an address space has.
+    pub fn alloc<T: Zeroable + Send + 'static>(&self, n: usize) -> Result<Handle<[T]>, AllocError> {
+        let building = self.room_for::<T>(<[T] as StoredLayout>::PLAIN, n, true)?;
+        Ok(Handle::from_raw(building.publish()))
+    }
+
+    /// A copy of a slice.
+    ///
+    /// # Errors
+    ///
+    /// What [`AllocError`] tells.
+    pub fn alloc_copy<T: Copy + Send + 'static>(&self, values: &[T]) -> Result<Handle<[T]>, AllocError> {
+        self.copy_as(<[T] as StoredLayout>::PLAIN, values).map(Handle::from_raw)
+    }
+
+    /// A copy of a string.
+    ///
+    /// # Errors
+    ///
+    /// What [`AllocError`] tells.
+    pub fn alloc_str(&self, text: &str) -> Result<Handle<str>, AllocError> {
+        self.copy_as(<str as StoredLayout>::PLAIN, text.as_bytes()).map(Handle::from_raw)
+    }
+
+    /// A copy of a slice, to be read through [`reader`](Self::reader).
+    ///
+    /// # Errors
+    ///
+    /// What [`AllocError`] tells.
+    pub fn alloc_versioned<T>(&self, values: &[T]) -> Result<Versioned<[T]>, AllocError>
+    where
+        T: Copy + Frozen + Send + Sync + 'static,
+    {
+        self.copy_as(<[T] as StoredLayout>::VERSIONED, values).map(Versioned::from_raw)
+    }
+
+    /// A copy of a string, to be read through [`reader`](Self::reader).
+    ///
+    /// # Errors
+    ///
+    /// What [`AllocError`] tells.
+    pub fn alloc_versioned_str(&self, text: &str) -> Result<Versioned<str>, AllocError> {
+        self.copy_as(<str as StoredLayout>::VERSIONED, text.as_bytes()).map(Versioned::from_raw)
+    }
+
+    /// Zeroed bytes of a layout, reached through [`rent_pointer`](Self::rent_pointer). A move keeps the alignment.
+    ///
+    /// # Errors
+    ///
+    /// What [`AllocError`] tells; `UnsupportedAlignment` above 2 MiB.
+    pub fn alloc_layout(&self, layout: Layout) -> Result<RawHandle, AllocError> {
+        if layout.align() > types::MAX_ALIGN {
+            return Err(AllocError::UnsupportedAlignment { max: types::MAX_ALIGN });
+        }
+        let building = self.core.reserve(types::raw(layout.align()), layout.size(), layout.align(), true)?;
+        Ok(building.publish())
+    }
+
+    fn copy_as<T: Copy>(&self, info: &'static TypeInfo, values: &[T]) -> Result<RawHandle, AllocError> {
+        let building = self.room_for::<T>(info, values.len(), false)?;
+        // SAFETY: the room was made for that many values, and is the building block's own.
+        unsafe { building.payload().cast::<T>().copy_from_nonoverlapping(NonNull::from(values).cast(), values.len()) };
+        Ok(building.publish())
+    }
+
+    fn room_for<T>(&self, info: &'static TypeInfo, n: usize, zeroed: bool) -> Result<Building<'_>, AllocError> {
+        let bytes = n.checked_mul(size_of::<T>()).ok_or(AllocError::LayoutOverflow)?;
+        self.core.reserve(info, bytes, align_of::<T>(), zeroed)
+    }
+
+    /// Makes a handle own its block: dropping the result frees the block.
+    pub fn owned<T: ?Sized + Stored>(&self, handle: Handle<T>) -> Owned<T> {
+        Owned::new(self.clone(), handle)
+    }
+}
+
+/// # Use
+impl Shuffler {
+    /// Rents a block to read it: it stays in place until the result is dropped. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// `Stale` after a free, `Busy` while it is rented to write, `TooManyRents` beyond 32,767 at a time, `Invalid` for a
+    /// handle that this shuffler never gave out, `OutOfMemory` if the block is being moved and no memory can be had to
+    /// finish that.
+    #[inline]
+    #[doc(alias = "rentPointer")]
+    pub fn rent<T: ?Sized + Stored + Send + Sync>(&self, handle: Handle<T>) -> Result<Rent<'_, T>, AccessError> {
+        let (entry, address) = self.core.hold(handle.raw(), Hold::Shared)?;
+        // SAFETY: the hold was taken just now, and a `Handle<T>` is only made for a block of `T`.
+        Ok(unsafe { self.rent_held(entry, address) })
+    }
+
+    /// As [`rent`](Self::rent), but sleeps up to `patience` while the block is rented to write.
+    ///
+    /// # Errors
+    ///
+    /// As for [`rent`](Self::rent), with `TimedOut` in the place of `Busy`.
+    pub fn rent_for<T>(&self, handle: Handle<T>, patience: Duration) -> Result<Rent<'_, T>, AccessError>
+    where
+        T: ?Sized + Stored + Send + Sync,
+    {
+        let (entry, address) = self.core.hold_until(handle.raw(), Hold::Shared, deadline(patience))?;
+        // SAFETY: as in `rent`.
+        Ok(unsafe { self.rent_held(entry, address) })
+    }
+
+    /// # Safety
+    ///
+    /// The caller has a shared hold on the entry's block at `address`, a `T`, and passes it on.
+    #[inline]
+    unsafe fn rent_held<'a, T>(&'a self, entry: &'a Entry, address: usize) -> Rent<'a, T>
+    where
+        T: ?Sized + StoredLayout,
+    {
+        // SAFETY: the caller's promise.
+        unsafe { Rent::new(&self.core, entry, self.core.value_at(address)) }
+    }
+
+    /// Rents a block to write it, alone. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// As for [`rent`](Self::rent); `Busy` while it is rented at all, by this thread too.
+    #[inline]
+    pub fn rent_mut<T: ?Sized + Stored + Send>(&self, handle: Handle<T>) -> Result<RentMut<'_, T>, AccessError> {
+        let (entry, address) = self.core.hold(handle.raw(), Hold::Exclusive)?;
+        // SAFETY: the hold was taken just now, and a `Handle<T>` is only made for a block of `T`.
+        Ok(unsafe { RentMut::new(&self.core, entry, self.core.value_at(address)) })
+    }
+
+    /// As [`rent_mut`](Self::rent_mut), but sleeps up to `patience` while the block is rented.
+    ///
+    /// # Errors
+    ///
+    /// As for [`rent_mut`](Self::rent_mut), with `TimedOut` in the place of `Busy`.
+    pub fn rent_mut_for<T>(&self, handle: Handle<T>, patience: Duration) -> Result<RentMut<'_, T>, AccessError>
+    where
+        T: ?Sized + Stored + Send,
+    {
+        let (entry, address) = self.core.hold_until(handle.raw(), Hold::Exclusive, deadline(patience))?;
+        // SAFETY: as in `rent_mut`.
+        Ok(unsafe { RentMut::new(&self.core, entry, self.core.value_at(address)) })
+    }
+
+    /// As [`rent`](Self::rent), with a guard that borrows nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`rent`](Self::rent).
+    pub fn rent_owned<T>(&self, handle: Handle<T>) -> Result<OwnedRent<T>, AccessError>
+    where
+        T: ?Sized + Stored + Send + Sync,
+    {
+        let (entry, address) = self.core.hold(handle.raw(), Hold::Shared)?;
+        // SAFETY: as in `rent`; the entry is the core's.
+        Ok(unsafe { OwnedRent::new(self.core.clone(), NonNull::from(entry), self.core.value_at(address)) })
+    }
+
+    /// A look at `Versioned` blocks: what is read under it stays readable until it is dropped, even if moved or freed
+    /// meanwhile.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader::new(&self.core)
+    }
+
+    /// Rents a block by raw handle, to read through a pointer. It must be returned with
+    /// [`return_pointer`](Self::return_pointer). `T` is the block's type (or its element type), or, for a block of
+    /// [`alloc_layout`](Self::alloc_layout), any type that fits in it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`rent`](Self::rent), and `TypeMismatch`.
+    #[doc(alias = "rentPointer")]
+    pub fn rent_pointer<T: 'static>(&self, handle: RawHandle) -> Result<NonNull<T>, AccessError> {
+        self.pointer(handle, Hold::Shared)
+    }
+
+    /// As [`rent_pointer`](Self::rent_pointer), alone, to write.
+    ///
+    /// # Errors
+    ///
+    /// As for [`rent_mut`](Self::rent_mut), and `TypeMismatch`.
+    pub fn rent_pointer_mut<T: 'static>(&self, handle: RawHandle) -> Result<NonNull<T>, AccessError> {
+        self.pointer(handle, Hold::Exclusive)
+    }
+
+    fn pointer<T: 'static>(&self, handle: RawHandle, hold: Hold) -> Result<NonNull<T>, AccessError> {
+        let glimpse = self.core.glimpse(handle)?;
+        let stored = glimpse.info;
+        let fits = if stored.is_raw() {
+            align_of::<T>() <= stored.align && size_of::<T>() <= self.core.payload_bytes(handle, &glimpse)?
+        } else {
+            [<T as StoredLayout>::PLAIN, <[T] as StoredLayout>::PLAIN].into_iter().any(|info| stored.same(info))
+        };
+        if !fits {
+            let requested = <T as StoredLayout>::PLAIN.name();
+            return Err(AccessError::TypeMismatch { stored: stored.name(), requested });
+        }
+        let (_, address) = self.core.hold(handle, hold)?;
+        Ok(<T as StoredLayout>::at(crate::engine::allocate::payload_at(address), 0))
+    }
+
+    /// Returns what [`rent_pointer`](Self::rent_pointer) or [`rent_pointer_mut`](Self::rent_pointer_mut) rented.
+    ///
+    /// # Errors
+    ///
+    /// `NotRented` if nobody holds the block, `Stale` or `Invalid` as for [`rent`](Self::rent).
+    ///
+    /// # Safety
+    ///
+    /// The caller has such a rent of this block, which it gives up: no pointer from it is used any more. Otherwise
+    /// another's hold would be returned.
+    #[doc(alias = "returnPointer")]
+    pub unsafe fn return_pointer(&self, handle: RawHandle) -> Result<(), AccessError> {
+        let entry = self.core.entry(handle)?;
+        // A block that was freed while it was rented has the next version.
+        if entry.version().wrapping_sub(handle.version()) > 1 {
+            return Err(Core::outdated(handle, entry));
+        }
+        let left = entry.give_back_any().ok_or(AccessError::NotRented)?;
+        self.core.leave(entry, left);
+        Ok(())
+    }
+}
+
+/// # Free and ask
+impl Shuffler {
+    /// Ends a block. New rents are refused from here on; if somebody holds it, the last return lets it go.
+    ///
+    /// The block's destructor runs here, unless it has to wait for a holder or a reader.
+    ///
+    /// # Errors
+    ///
+    /// `Stale` if it is freed already, `Invalid` for a handle that this shuffler never gave out.
+    #[inline]
+    pub fn free(&self, handle: impl Into<RawHandle>) -> Result<Freed, AccessError> {
+        self.core.free(handle.into())
+    }
+
+    /// Moves the value out and ends the block.
+    ///
+    /// # Errors
+    ///
+    /// As for [`rent_mut`](Self::rent_mut).
+    pub fn take<T: Stored + Send>(&self, handle: Handle<T>) -> Result<T, AccessError> {
+        self.core.take(handle.raw())
+    }
+
+    /// Whether a handle's block is live. By the time that the caller looks it may have been freed.
+    #[must_use]
+    #[doc(alias = "validHandle")]
+    pub fn valid_handle(&self, handle: impl Into<RawHandle>) -> bool {
+        self.core.is_live(handle.into())
+    }
+
+    /// Bytes of a block's payload. Takes no hold.
+    ///
+    /// # Errors
+    ///
+    /// `Stale` or `Invalid` as for [`rent`](Self::rent).
+    #[doc(alias = "getSize")]
+    pub fn get_size(&self, handle: impl Into<RawHandle>) -> Result<usize, AccessError> {
+        let handle = handle.into();
+        let glimpse = self.core.glimpse(handle)?;
+        if glimpse.pending_free {
+            return Err(AccessError::Stale);
+        }
+        self.core.payload_bytes(handle, &glimpse)
+    }
+
+    /// All that is known of a block. Takes no hold. A block that was freed while it was rented is still shown, as
+    /// `pending_free`.
+    ///
+    /// # Errors
+    ///
+    /// `Stale` or `Invalid` as for [`rent`](Self::rent).
+    #[doc(alias = "MemoryEntry")]
+    pub fn inspect(&self, handle: impl Into<RawHandle>) -> Result<BlockInfo, AccessError> {
+        let handle = handle.into();
+        let glimpse = self.core.glimpse(handle)?;
+        Ok(BlockInfo {
+            address: glimpse.address,
+            size: self.core.payload_bytes(handle, &glimpse)?,
+            handle,
+            rents: glimpse.rents,
+            exclusive: glimpse.exclusive,
+            pending_free: glimpse.pending_free,
+            type_name: glimpse.info.name(),
+            arena: self.core.arena_of(glimpse.address).id,
+        })
+    }
+
+    /// A typed handle of a block whose type is compared.
+    ///
+    /// # Errors
+    ///
+    /// `TypeMismatch` if the block holds another type or is of another kind; `Stale` or `Invalid` as for
+    /// [`rent`](Self::rent).
+    pub fn typed<T: ?Sized + Stored>(&self, handle: RawHandle) -> Result<Handle<T>, AccessError> {
+        self.core.check_type(handle, T::PLAIN)?;
+        Ok(Handle::from_raw(handle))
+    }
+
+    /// As [`typed`](Self::typed), for a `Versioned` block.
+    ///
+    /// # Errors
+    ///
+    /// As for [`typed`](Self::typed).
+    pub fn typed_versioned<T: ?Sized + Stored>(&self, handle: RawHandle) -> Result<Versioned<T>, AccessError> {
+        self.core.check_type(handle, T::VERSIONED)?;
+        Ok(Versioned::from_raw(handle))
+    }
+}
+
+/// # Shuffle and look
+impl Shuffler {
+    /// Moves blocks out of sparse arenas until nothing can be gained. Others go on meanwhile.
+    ///
+    /// Called from inside a block's destructor that a step runs, it returns at once.
+    pub fn shuffle(&self) -> ShuffleReport {
+        self.core.shuffle()
+    }
+
+    /// Does at most `budget` of that work.
+    pub fn shuffle_step(&self, budget: Budget) -> Progress {
+        self.core.step(budget, Duty::Full)
+    }
+
+    /// Nothing starts to move while the result lives; moves that have begun are finished.
+    pub fn pause(&self) -> Paused<'_> {
+        // Release: pairs with the acquire in `is_paused`.
+        self.core.compactor.paused.fetch_add(1, Ordering::Release);
+        Paused { core: &self.core, marker: PhantomData }
+    }
+
+    /// Shuffles, and gives every empty arena back to the source, those that are kept for reuse too.
+    pub fn trim(&self) {
+        self.core.trim();
+    }
+
+    /// Figures of this moment. Costs a walk over the arenas' descriptors and the shards.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.core)
+    }
+
+    /// What stands in each arena's account.
+    #[must_use]
+    pub fn arenas(&self) -> Vec<ArenaInfo> {
+        ArenaInfo::all(&self.core)
+    }
+}
+
+fn deadline(patience: Duration) -> Option<Instant> {
+    Instant::now().checked_add(patience)
+}
+
+impl Default for Shuffler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Shuffler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stats = self.stats();
+        f.debug_struct("Shuffler")
+            .field("live_blocks", &stats.live_blocks)
+            .field("live_bytes", &stats.live_bytes)
+            .field("resident_bytes", &stats.resident_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Keeps blocks from being moved. Made by [`Shuffler::pause`].
+#[derive(Debug)]
+#[must_use = "a pause ends when this is dropped"]
+pub struct Paused<'a> {
+    core: &'a Core,
+    marker: PhantomData<&'a ()>,
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        // Release: as in `pause`.
+        self.core.compactor.paused.fetch_sub(1, Ordering::Release);
+        self.core.notify();
+    }
+}

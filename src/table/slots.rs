@@ -1,0 +1,274 @@
+//! Pages of entries, and the slots that are free in them.
+//!
+//! A slot's upper bits name its page in a flat directory, its lower bits the entry inside the page. Pages never move and
+//! stay mapped while their shuffler lives, so a reference to an entry is good that long. The directory grows by being
+//! copied to one of twice the size; the outgrown ones are kept, since a reader may be inside, and a page that is in an old
+//! directory is in every later one.
+//!
+//! Free slots wait in the caches of shards, linked through the extents of their vacant entries, oldest first: a cache
+//! goes over a whole page before it reuses a slot. A cache that overflows spills a chain of [`PAGE_SLOTS`] to the table.
+
+use super::entry::{Entry, LAST_VERSION};
+use super::numbers::{PageNumber, PageNumbers};
+use crate::arena::Supply;
+use crate::error::AllocError;
+use crate::primitive::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::alloc::Layout;
+use std::ptr::{self, NonNull};
+use std::sync::{Mutex, PoisonError};
+
+const PAGE_BITS: u32 = 12;
+/// Entries in a page.
+pub(crate) const PAGE_SLOTS: u32 = 1 << PAGE_BITS;
+/// Bytes of a page.
+pub(crate) const PAGE_BYTES: usize = PAGE_SLOTS as usize * size_of::<Entry>();
+const PAGE_LAYOUT: Layout = match Layout::from_size_align(PAGE_BYTES, 4096) {
+    Ok(layout) => layout,
+    Err(_) => unreachable!(),
+};
+/// Pages that the first directory has room for.
+const FIRST_DIRECTORY: usize = 64;
+
+type Directory = Box<[AtomicPtr<Entry>]>;
+
+fn directory(pages: usize) -> Directory {
+    (0..pages).map(|_| AtomicPtr::new(ptr::null_mut())).collect()
+}
+
+#[derive(Debug)]
+struct Growth {
+    /// Every directory there was; the last one is current.
+    directories: Vec<Directory>,
+    pages: Vec<(PageNumber, NonNull<Entry>)>,
+    /// Chains of free slots that caches spilled.
+    spilled: Vec<Chain>,
+}
+
+/// The handle table of one shuffler.
+#[derive(Debug)]
+pub(crate) struct Table {
+    /// The current directory; at least as long as `length` says.
+    current: AtomicPtr<AtomicPtr<Entry>>,
+    length: AtomicUsize,
+    growth: Mutex<Growth>,
+    numbers: &'static PageNumbers,
+    retired: AtomicU64,
+}
+
+// SAFETY: the raw pointers lead to pages and directories that live as long as the table and hold only atomics.
+unsafe impl Send for Table {}
+// SAFETY: as above; what is not atomic is behind the mutex.
+unsafe impl Sync for Table {}
+
+impl Table {
+    pub(crate) fn new(numbers: &'static PageNumbers) -> Self {
+        let growth = Growth { directories: vec![directory(0)], pages: Vec::new(), spilled: Vec::new() };
+        Self {
+            current: AtomicPtr::new(ptr::null_mut()),
+            length: AtomicUsize::new(0),
+            growth: Mutex::new(growth),
+            numbers,
+            retired: AtomicU64::new(0),
+        }
+    }
+
+    /// The entry of a slot, or `None` if this table never had its page.
+    #[inline]
+    pub(crate) fn entry(&self, slot: u32) -> Option<&Entry> {
+        let index = (slot >> PAGE_BITS) as usize;
+        // Acquire: pairs with the release in `add_page`; a directory of at least this length is found below.
+        if index >= self.length.load(Ordering::Acquire) {
+            return None;
+        }
+        // Acquire: pairs with the release in `add_page`; the directory's contents are visible.
+        let current = self.current.load(Ordering::Acquire);
+        // Acquire: pairs with the release in `add_page`; the versions in the page are visible.
+        // SAFETY: directories are kept until the table goes, and the index is below the length of every one since.
+        let page = unsafe { &*current.add(index) }.load(Ordering::Acquire);
+        if page.is_null() {
+            return None;
+        }
+        // SAFETY: a page has `PAGE_SLOTS` entries, which live as long as the table.
+        Some(unsafe { &*page.add((slot & (PAGE_SLOTS - 1)) as usize) })
+    }
+
+    /// The entry of a slot that this table is known to have.
+    #[inline]
+    pub(crate) fn known(&self, slot: u32) -> &Entry {
+        self.entry(slot).expect("a slot of this table")
+    }
+
+    /// Slots whose versions are used up.
+    pub(crate) fn retired(&self) -> u64 {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of pages and directories.
+    pub(crate) fn bytes(&self) -> usize {
+        let growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        let directories: usize = growth.directories.iter().map(|directory| size_of_val(&**directory)).sum();
+        growth.pages.len() * PAGE_BYTES + directories
+    }
+
+    /// Calls `visit` with every slot and its entry.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(u32, &Entry)) {
+        let pages = self.growth.lock().unwrap_or_else(PoisonError::into_inner).pages.clone();
+        for (page, entries) in pages {
+            for index in 0..PAGE_SLOTS {
+                // SAFETY: as in `entry`.
+                let entry = unsafe { entries.add(index as usize).as_ref() };
+                visit(page.number << PAGE_BITS | index, entry);
+            }
+        }
+    }
+
+    /// Fills an empty cache: with a chain that another cache spilled, else with a new page.
+    #[cold]
+    #[inline(never)]
+    fn refill(&self, cache: &mut SlotCache, supply: &Supply) -> Result<(), AllocError> {
+        if let Some(chain) = self.growth.lock().unwrap_or_else(PoisonError::into_inner).spilled.pop() {
+            cache.older = chain;
+            return Ok(());
+        }
+        let number = self.numbers.take().ok_or(AllocError::HandlesExhausted)?;
+        match supply.acquire_zeroed(PAGE_LAYOUT) {
+            Ok(chunk) => {
+                self.add_page(number, chunk.cast());
+                let first = number.number << PAGE_BITS;
+                cache.fresh = (first, first + PAGE_SLOTS);
+                Ok(())
+            }
+            Err(cause) => {
+                self.numbers.give_back(number.number, number.floor);
+                Err(cause)
+            }
+        }
+    }
+
+    fn add_page(&self, number: PageNumber, entries: NonNull<Entry>) {
+        if number.floor > 0 {
+            for index in 0..PAGE_SLOTS as usize {
+                // SAFETY: the page has that many entries, and nobody else knows it yet.
+                unsafe { entries.add(index).write(Entry::vacant(number.floor)) };
+            }
+        }
+        let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = number.number as usize;
+        let last = growth.directories.last().expect("there is always one");
+        if index >= last.len() {
+            let mut larger = directory((index + 1).next_power_of_two().max(FIRST_DIRECTORY));
+            for (to, from) in larger.iter_mut().zip(last) {
+                *to = AtomicPtr::new(from.load(Ordering::Relaxed));
+            }
+            // Release, both: pair with the acquire in `entry`; the length is published after what has it.
+            self.current.store(larger.as_mut_ptr(), Ordering::Release);
+            self.length.store(larger.len(), Ordering::Release);
+            growth.directories.push(larger);
+        }
+        let last = growth.directories.last().expect("there is always one");
+        // Release: pairs with the acquire in `entry`.
+        last[index].store(entries.as_ptr(), Ordering::Release);
+        growth.pages.push((number, entries));
+    }
+
+    /// Gives every page back, with the floor of its versions. Nobody may use the table any more.
+    pub(crate) fn dissolve(&mut self, supply: &Supply) {
+        let growth = self.growth.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (number, entries) in growth.pages.drain(..) {
+            // SAFETY: as in `entry`; the maximum is over all of the page's entries.
+            let versions = (0..PAGE_SLOTS as usize).map(|index| unsafe { entries.add(index).as_ref() }.version());
+            let floor = versions.max().unwrap_or(0).next_multiple_of(2);
+            self.numbers.give_back(number.number, floor);
+            // SAFETY: the page came from this supply with this layout, and nobody uses the table any more.
+            unsafe { supply.release(entries.cast(), PAGE_LAYOUT) };
+        }
+        growth.spilled.clear();
+        *self.length.get_mut() = 0;
+        growth.directories = vec![directory(0)];
+    }
+}
+
+/// Free slots linked through their extents, oldest first.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chain {
+    head: u32,
+    tail: u32,
+    count: u32,
+}
+
+impl Chain {
+    fn push(&mut self, table: &Table, slot: u32) {
+        if self.count == 0 {
+            self.head = slot;
+        } else {
+            table.known(self.tail).set_extent(slot);
+        }
+        self.tail = slot;
+        self.count += 1;
+    }
+
+    fn pop(&mut self, table: &Table) -> Option<u32> {
+        if self.count == 0 {
+            return None;
+        }
+        let slot = self.head;
+        self.count -= 1;
+        if self.count > 0 {
+            self.head = table.known(slot).extent();
+        }
+        Some(slot)
+    }
+}
+
+/// The free slots of one shard.
+#[derive(Debug, Default)]
+pub(crate) struct SlotCache {
+    /// Slots of a new page that were never used.
+    fresh: (u32, u32),
+    older: Chain,
+    newer: Chain,
+}
+
+impl SlotCache {
+    /// A vacant slot that is the caller's now.
+    #[inline]
+    pub(crate) fn take(&mut self, table: &Table, supply: &Supply) -> Result<u32, AllocError> {
+        loop {
+            if self.fresh.0 != self.fresh.1 {
+                self.fresh.0 += 1;
+                return Ok(self.fresh.0 - 1);
+            }
+            if let Some(slot) = self.older.pop(table) {
+                return Ok(slot);
+            }
+            if self.newer.count > 0 {
+                self.older = std::mem::take(&mut self.newer);
+                continue;
+            }
+            table.refill(self, supply)?;
+        }
+    }
+
+    /// Takes back a slot that no life is in.
+    #[inline]
+    pub(crate) fn put(&mut self, table: &Table, slot: u32) {
+        if table.known(slot).version() > LAST_VERSION {
+            table.retired.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.newer.push(table, slot);
+        if self.newer.count == PAGE_SLOTS {
+            self.overflow(table);
+        }
+    }
+
+    #[cold]
+    fn overflow(&mut self, table: &Table) {
+        if self.older.count > 0 {
+            table.growth.lock().unwrap_or_else(PoisonError::into_inner).spilled.push(self.older);
+        }
+        self.older = std::mem::take(&mut self.newer);
+    }
+}
+
+const _: () = assert!(size_of::<Entry>() == 16);
