@@ -129,4 +129,3 @@ impl fmt::Debug for Reader<'_> {
         f.write_str("Reader")
     }
 }
-

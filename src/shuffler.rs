@@ -58,10 +58,6 @@ impl Shuffler {
         let core = Core::new(config, source, numbers);
         Self { life: Arc::new(Life { core: core.clone() }), core }
     }
-
-    pub(crate) fn core(&self) -> &Core {
-        &self.core
-    }
 }
 
 /// # Allocate
@@ -87,8 +83,19 @@ impl Shuffler {
         self.create_as(<T as StoredLayout>::VERSIONED, value).map(Versioned::from_raw)
     }
 
-    #[inline]
+    #[inline(always)]
     fn create_as<T>(&self, info: &'static TypeInfo, value: T) -> Result<RawHandle, Rejected<T>> {
+        let Some(placed) = self.core.place(info, size_of::<T>(), align_of::<T>()) else {
+            return self.create_slow(info, value);
+        };
+        // SAFETY: the room was made for a `T`, and is the caller's own until the block is linked.
+        unsafe { placed.payload.cast::<T>().write(value) };
+        Ok(self.core.link(placed))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn create_slow<T>(&self, info: &'static TypeInfo, value: T) -> Result<RawHandle, Rejected<T>> {
         match self.core.reserve(info, size_of::<T>(), align_of::<T>(), false) {
             Ok(building) => {
                 // SAFETY: the room was made for a `T`, and is the building block's own.

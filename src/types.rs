@@ -6,7 +6,7 @@
 
 use crate::arena::header::TAGS;
 use crate::error::AllocError;
-use crate::primitive::sync::atomic::{AtomicPtr, Ordering};
+use crate::primitive::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::any::TypeId;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -87,6 +87,7 @@ impl TypeInfo {
         self.access == Access::Raw
     }
 
+    #[inline]
     pub(crate) fn needs_drop(&self) -> bool {
         self.drop.is_some()
     }
@@ -205,11 +206,21 @@ pub(crate) fn raw(align: usize) -> &'static TypeInfo {
     &infos[align.trailing_zeros() as usize]
 }
 
-/// Types and their tags.
+/// Types and their tags. Types with a destructor are numbered upwards from 1 (0 is the filler's), those without downwards
+/// from the last tag, so that a tag alone tells whether there is a destructor to run.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    tags: OnceLock<Mutex<HashMap<Key, u32>>>,
+    tags: OnceLock<Mutex<Tags>>,
     infos: [AtomicPtr<TypeInfo>; TAGS],
+    /// The lowest tag of a type without a destructor.
+    trivial_from: AtomicU32,
+}
+
+#[derive(Debug, Default)]
+struct Tags {
+    by_key: HashMap<Key, u32>,
+    /// How many types with a destructor there are.
+    dropping: u32,
 }
 
 static PROCESS: Registry = Registry::new();
@@ -222,24 +233,43 @@ pub(crate) fn registry() -> &'static Registry {
 
 impl Registry {
     const fn new() -> Self {
-        Self { tags: OnceLock::new(), infos: [const { AtomicPtr::new(ptr::null_mut()) }; TAGS] }
+        Self {
+            tags: OnceLock::new(),
+            infos: [const { AtomicPtr::new(ptr::null_mut()) }; TAGS],
+            trivial_from: AtomicU32::new(TAGS as u32),
+        }
     }
 
     /// The tag of a type, given out at its first use.
     pub(crate) fn tag_of(&self, info: &'static TypeInfo) -> Result<u32, AllocError> {
         let mut tags = self.tags.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
-        // Tag 0 is the filler's.
-        let next = tags.len() as u32 + 1;
-        let tag = *tags.entry(info.key()).or_insert(next);
-        if tag == next {
-            if next as usize == TAGS {
-                tags.remove(&info.key());
-                return Err(AllocError::TypesExhausted);
-            }
-            // Release: pairs with the acquire in `info`.
-            self.infos[tag as usize].store(ptr::from_ref(info).cast_mut(), Ordering::Release);
+        if let Some(&tag) = tags.by_key.get(&info.key()) {
+            return Ok(tag);
         }
+        let trivial_from = self.trivial_from.load(Ordering::Relaxed);
+        if tags.dropping + 1 == trivial_from {
+            return Err(AllocError::TypesExhausted);
+        }
+        let tag = if info.needs_drop() {
+            tags.dropping += 1;
+            tags.dropping
+        } else {
+            trivial_from - 1
+        };
+        // Release: pairs with the acquire in `info`.
+        self.infos[tag as usize].store(ptr::from_ref(info).cast_mut(), Ordering::Release);
+        if !info.needs_drop() {
+            // Relaxed: whoever has a header with this tag has it by a way that this happened before.
+            self.trivial_from.store(tag, Ordering::Relaxed);
+        }
+        tags.by_key.insert(info.key(), tag);
         Ok(tag)
+    }
+
+    /// Whether blocks with this tag have a destructor to run.
+    #[inline]
+    pub(crate) fn drops(&self, tag: u32) -> bool {
+        tag < self.trivial_from.load(Ordering::Relaxed)
     }
 
     /// The type of a tag that a header or an extent showed. Tags of no type read as bytes.
@@ -247,8 +277,18 @@ impl Registry {
     pub(crate) fn info(&self, tag: u32) -> &'static TypeInfo {
         // Acquire: pairs with the release in `tag_of`.
         let info = NonNull::new(self.infos[tag as usize].load(Ordering::Acquire));
-        // SAFETY: only `&'static TypeInfo`s are stored.
-        info.map_or_else(|| raw(1), |info| unsafe { info.as_ref() })
+        match info {
+            // SAFETY: only `&'static TypeInfo`s are stored.
+            Some(info) => unsafe { info.as_ref() },
+            None => Self::no_type(),
+        }
+    }
+}
+
+impl Registry {
+    #[cold]
+    fn no_type() -> &'static TypeInfo {
+        raw(1)
     }
 }
 
@@ -261,14 +301,25 @@ impl TagCache {
         Self([(ptr::null(), 0); 16])
     }
 
-    /// As [`Registry::tag_of`].
+    fn index(info: &'static TypeInfo) -> usize {
+        (ptr::from_ref(info).addr() >> 6) % 16
+    }
+
+    /// The tag, if it is among those used last.
     #[inline]
+    pub(crate) fn cached(&self, info: &'static TypeInfo) -> Option<u32> {
+        let (cached, tag) = self.0[Self::index(info)];
+        ptr::eq(cached, info).then_some(tag)
+    }
+
+    /// As [`Registry::tag_of`].
     pub(crate) fn tag_of(&mut self, info: &'static TypeInfo) -> Result<u32, AllocError> {
-        let cached = &mut self.0[(ptr::from_ref(info).addr() / size_of::<TypeInfo>()) % 16];
-        if !ptr::eq(cached.0, info) {
-            *cached = (info, registry().tag_of(info)?);
+        if let Some(tag) = self.cached(info) {
+            return Ok(tag);
         }
-        Ok(cached.1)
+        let tag = registry().tag_of(info)?;
+        self.0[Self::index(info)] = (info, tag);
+        Ok(tag)
     }
 }
 
@@ -288,6 +339,8 @@ mod tests {
         assert_ne!(registry.tag_of(<u64 as StoredLayout>::VERSIONED), Ok(single));
         assert_ne!(registry.tag_of(raw(8)), registry.tag_of(raw(16)));
         assert_eq!(registry.info(single).name(), "u64");
+        let string = registry.tag_of(<String as StoredLayout>::PLAIN).unwrap();
+        assert!(registry.drops(string) && !registry.drops(single));
     }
 
     #[test]
@@ -301,7 +354,7 @@ mod tests {
             registry.tag_of(info).unwrap();
         }
         assert_eq!(registry.tag_of(&infos[TAGS - 1]), Err(AllocError::TypesExhausted));
-        assert_eq!(registry.tag_of(&infos[5]), Ok(6));
+        assert_eq!(registry.tag_of(&infos[5]), Ok(TAGS as u32 - 6));
     }
 
     #[test]

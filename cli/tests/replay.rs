@@ -239,6 +239,7 @@ fn bad_usage_is_refused_before_anything_runs() {
 }
 
 #[test]
+#[cfg(unix)]
 fn an_allocator_that_cannot_serve_is_a_failure() {
     let folder = TempDir::new().unwrap();
     // More than a limit on the address space leaves, which a shell can set.

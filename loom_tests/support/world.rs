@@ -343,7 +343,9 @@ impl World {
         for hold in [Hold::Shared, Hold::Exclusive] {
             assert_eq!(self.entry.hold(version, hold, &Mine::new(self, 0)), Err(Refused::Stale));
         }
-        assert!(!self.entry.end_life(version));
+        for other in [version, version + 2, u32::MAX] {
+            assert!(!self.entry.end_life(other));
+        }
         assert_eq!(self.entry.announce_wait(version), Waiting::Stale);
     }
 }

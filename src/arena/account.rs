@@ -110,6 +110,7 @@ impl Account {
     }
 
     /// Bytes that others subtracted from an active arena.
+    #[inline]
     pub(crate) fn debt(&self) -> usize {
         let word = self.0.load(Ordering::Relaxed);
         if word & SEALED != 0 { 0 } else { (BIAS - word) as usize }

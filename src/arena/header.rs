@@ -96,6 +96,12 @@ impl Header {
         HEADER_BYTES + units * 8
     }
 
+    /// As [`footprint`](Self::footprint), of a block that is no filler.
+    #[inline]
+    pub(crate) const fn block_footprint(self) -> usize {
+        HEADER_BYTES + self.units() * 8
+    }
+
     #[inline]
     pub(crate) const fn state(self) -> State {
         match self.0 & 3 {

@@ -74,6 +74,17 @@ unsafe fn enter<R>(shard: *const Shard, work: impl FnOnce(&mut Private, &Counts,
     work(private, &shard.counts, shard.id)
 }
 
+/// As [`with_shard`], but only if the thread used this core's shard last: the common case, without the code for others.
+#[inline]
+pub(crate) fn with_last_shard<R>(core: &Core, work: impl FnOnce(&mut Private, &Counts) -> Option<R>) -> Option<R> {
+    let (number, shard) = LAST.get();
+    if number != core.number {
+        return None;
+    }
+    // SAFETY: as in `with_shard`.
+    unsafe { enter(shard, |private, counts, _| work(private, counts)) }
+}
+
 #[cold]
 #[inline(never)]
 fn with_shard_slow<R>(core: &Core, work: impl FnOnce(&mut Private, &Counts, u32) -> R) -> R {
@@ -133,4 +144,3 @@ impl Drop for MoverLease<'_> {
         self.core.shards.hand_back(self.shard, Role::Mover);
     }
 }
-

@@ -72,13 +72,7 @@ impl Pool {
     }
 
     /// An arena to fill: a warm one, or a new one.
-    pub(crate) fn take(
-        &self,
-        supply: &Supply,
-        ground: Ground,
-        usage: Use,
-        owner: u32,
-    ) -> Result<ArenaRef, AllocError> {
+    pub(crate) fn take(&self, supply: &Supply, ground: Ground, usage: Use, owner: u32) -> Result<ArenaRef, AllocError> {
         let warm = lock(&self.empty).pop();
         if let Some(arena) = warm {
             arena.reopen(ground, usage, owner);
@@ -115,7 +109,8 @@ impl Pool {
         now: u64,
     ) -> Result<ArenaRef, AllocError> {
         // The payload starts the chunk. Aligned like an arena, it shares no place in the map with another.
-        let layout = Layout::from_size_align(payload.max(1), align.max(self.arena_layout.align()))
+        let bytes = payload.max(1).checked_next_multiple_of(4096).ok_or(AllocError::LayoutOverflow)?;
+        let layout = Layout::from_size_align(bytes, align.max(self.arena_layout.align()))
             .map_err(|_| AllocError::LayoutOverflow)?;
         let chunk = if zeroed { supply.acquire_zeroed(layout) } else { supply.acquire(layout) }?;
         let base = chunk.as_ptr().expose_provenance();

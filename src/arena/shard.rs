@@ -17,6 +17,7 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Debug, Default)]
 pub(crate) struct Bump {
     arena: Option<ArenaRef>,
+    base: usize,
     top: usize,
     /// Where the last payload must end; short of the arena's end, so that an empty payload lies inside the arena too.
     limit: usize,
@@ -33,11 +34,24 @@ pub(crate) struct Filled {
 }
 
 impl Bump {
+    /// Where a payload would lie, and end.
+    #[inline]
+    fn next(&self, payload: usize, align: usize) -> (usize, usize) {
+        let mask = align.max(HEADER_BYTES) - 1;
+        let address = (self.top + HEADER_BYTES + mask) & !mask;
+        (address, address + ((payload + 7) & !7))
+    }
+
+    /// Whether [`bump`](Self::bump) will find room.
+    #[inline]
+    pub(crate) fn has_room(&self, payload: usize, align: usize) -> bool {
+        self.next(payload, align).1 <= self.limit
+    }
+
     /// Room for a payload, with a filler in any gap before its header. `None`: the arena is full, or there is none.
     #[inline]
     pub(crate) fn bump(&mut self, payload: usize, align: usize) -> Option<usize> {
-        let address = (self.top + HEADER_BYTES).next_multiple_of(align.max(HEADER_BYTES));
-        let end = address + payload.next_multiple_of(8);
+        let (address, end) = self.next(payload, align);
         if end > self.limit {
             return None;
         }
@@ -58,32 +72,43 @@ impl Bump {
     /// taking it anew, since nobody can claim an arena that is not sealed.
     #[inline]
     pub(crate) fn bury(&mut self, arena: ArenaRef, footprint: usize) -> bool {
-        if self.arena != Some(arena) {
-            return false;
+        let own = self.arena == Some(arena);
+        if own {
+            self.bury_own(footprint);
         }
+        own
+    }
+
+    /// As [`bury`](Self::bury), for bytes that lie in this arena.
+    #[inline]
+    pub(crate) fn bury_own(&mut self, footprint: usize) {
         self.dead += footprint;
-        let used = self.top - arena.base();
-        if self.dead == used && arena.account.debt() == 0 {
+        if self.dead == self.top - self.base && self.arena.is_some_and(|arena| arena.account.debt() == 0) {
             self.rewind_to_base();
         }
-        true
+    }
+
+    /// Whether an address lies below the limit of the arena.
+    #[inline]
+    pub(crate) fn covers(&self, address: usize) -> bool {
+        address.wrapping_sub(self.base) < self.limit.wrapping_sub(self.base)
     }
 
     /// Puts a new arena in the place of the one that is being filled.
     pub(crate) fn install(&mut self, arena: Option<ArenaRef>, arena_bytes: usize) -> Option<Filled> {
         let filled = self.arena.map(|arena| {
-            let used = self.top - arena.base();
+            let used = self.top - self.base;
             Filled { arena, used, live: used - self.dead }
         });
         let base = arena.map_or(0, |arena| arena.base());
         let limit = if arena.is_some() { base + arena_bytes - HEADER_BYTES } else { 0 };
-        *self = Self { arena, top: base, limit, dead: 0 };
+        *self = Self { arena, base, top: base, limit, dead: 0 };
         filled
     }
 
     /// The arena, the bytes used and the bytes that the owner knows to be dead.
     pub(crate) fn state(&self) -> Option<(ArenaRef, usize, usize)> {
-        self.arena.map(|arena| (arena, self.top - arena.base(), self.dead))
+        self.arena.map(|arena| (arena, self.top - self.base, self.dead))
     }
 
     /// Takes back the last bump, which began when `top` was as `mark` says.
@@ -93,9 +118,7 @@ impl Bump {
 
     /// As [`rewind`](Self::rewind), where the last bump was the arena's first.
     pub(crate) fn rewind_to_base(&mut self) {
-        if let Some(arena) = self.arena {
-            (self.top, self.dead) = (arena.base(), 0);
-        }
+        (self.top, self.dead) = (self.base, 0);
     }
 
     pub(crate) fn mark(&self) -> BumpMark {

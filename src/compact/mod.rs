@@ -6,9 +6,9 @@ pub(crate) mod step;
 pub(crate) mod worker;
 
 use crate::primitive::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::Mutex;
 pub(crate) use step::Duty;
 pub use step::{Progress, ShuffleReport};
-use std::sync::Mutex;
 pub use worker::CompactorState;
 
 /// The state that all steps of a shuffler share.

@@ -50,8 +50,7 @@ mod tests {
     const CAPACITY: usize = 1000;
 
     fn chosen(lives: &[usize]) -> Vec<usize> {
-        let mut candidates: Vec<_> =
-            lives.iter().map(|&live| Candidate { arena: (), live, age: 1 }).collect();
+        let mut candidates: Vec<_> = lives.iter().map(|&live| Candidate { arena: (), live, age: 1 }).collect();
         let count = choose(&mut candidates, CAPACITY);
         candidates[..count].iter().map(|candidate| candidate.live).collect()
     }

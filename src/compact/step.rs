@@ -309,9 +309,9 @@ impl Core {
         }
         let witness = NonZeroU64::new(arena.walk.witness.load(Ordering::Relaxed)).map(RawHandle::from_bits);
         witness.is_none_or(|handle| {
-            self.table.entry(handle.slot()).is_some_and(|entry| {
-                entry.word().is_held() && entry.version().wrapping_sub(handle.version()) <= 1
-            })
+            self.table
+                .entry(handle.slot())
+                .is_some_and(|entry| entry.word().is_held() && entry.version().wrapping_sub(handle.version()) <= 1)
         })
     }
 

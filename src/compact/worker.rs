@@ -3,8 +3,8 @@
 //! It is started when there is first something to do, and parks without wake-ups when nothing can be gained. While blocks
 //! that pin sparse arenas are held, it looks again now and then, ever more rarely.
 
-use super::step::Duty;
 use super::signal::Signal;
+use super::step::Duty;
 use crate::builder::Trigger;
 use crate::engine::Core;
 use crate::primitive::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -98,7 +98,9 @@ impl Worker {
     /// Sleeps until `until`, or until the shuffler goes.
     fn rest(&self, until: Instant) {
         while !self.is_stopped() {
-            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else { return };
+            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
+                return;
+            };
             thread::park_timeout(left);
         }
     }

@@ -5,7 +5,7 @@ use super::allocate::{LARGE_EXTENT, payload_at};
 use crate::arena::Header;
 use crate::error::AccessError;
 use crate::handle::RawHandle;
-use crate::table::{Entry, Hold, Left, Refused, Waiting};
+use crate::table::{Closed, Entry, Hold, Left, Refused, Waiting};
 use crate::types::{StoredLayout, TypeInfo, registry};
 use parking_lot_core::{DEFAULT_PARK_TOKEN, DEFAULT_UNPARK_TOKEN, ParkResult};
 use std::ptr::{self, NonNull};
@@ -158,18 +158,26 @@ impl Core {
     #[inline]
     pub(crate) fn free(&self, raw: RawHandle) -> Result<Freed, AccessError> {
         let entry = self.entry(raw)?;
-        if !entry.end_life(raw.version()) {
+        let Some(closed) = entry.free(raw.version()) else {
             return Err(Self::outdated(raw, entry));
+        };
+        if closed.is_quiet() && self.settle_own(entry, closed.address).is_some() {
+            return Ok(Freed::Now);
         }
-        let closed = entry.close();
+        Ok(self.free_slow(entry, closed))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_slow(&self, entry: &Entry, closed: Closed) -> Freed {
         if closed.wake {
             Self::wake(entry);
         }
         if closed.held {
-            return Ok(Freed::WhenReturned);
+            return Freed::WhenReturned;
         }
         self.settle_freed(closed.address, closed.moving);
-        Ok(Freed::Now)
+        Freed::Now
     }
 
     /// Moves the value out of a block and ends the block.

@@ -1,7 +1,7 @@
 //! How blocks are made: room in the thread's own arena, a slot from its own cache, and no shared write on the common path.
 
 use super::Core;
-use crate::arena::lease::with_shard;
+use crate::arena::lease::{with_last_shard, with_shard};
 use crate::arena::shard::{Filled, add};
 use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State, Use};
 use crate::builder::Budget;
@@ -13,6 +13,13 @@ use std::alloc::Layout;
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
+
+/// Room and a slot in the thread's own arena. Its header tells the slot and the extent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub(crate) payload: NonNull<u8>,
+    header: Header,
+}
 
 /// A block that has room and a slot but no contents yet. Dropped, it never was.
 #[derive(Debug)]
@@ -52,12 +59,6 @@ impl Drop for Building<'_> {
     }
 }
 
-/// How a try for room in the thread's own arena ended.
-enum Room<'a> {
-    Found(Building<'a>),
-    ArenaFull,
-}
-
 impl TypeInfo {
     #[inline]
     pub(crate) fn ground(&self) -> Ground {
@@ -66,56 +67,40 @@ impl TypeInfo {
 }
 
 impl Core {
-    /// Room and a slot for a block of `payload` bytes of a type, its header BUILDING. `zeroed`: the bytes read as zero.
+    /// Room and a slot in the arena that this thread fills, if that is all there ready. The header is LIVE already: the arena
+    /// is not sealed, so nobody walks it before the caller has written the contents and links the block.
     #[inline]
-    pub(crate) fn reserve(
-        &self,
-        info: &'static TypeInfo,
-        payload: usize,
-        align: usize,
-        zeroed: bool,
-    ) -> Result<Building<'_>, AllocError> {
-        if payload <= self.pool.extent_bytes() && self.pool.is_movable(payload, align) {
-            if let Ok(Room::Found(building)) = self.reserve_own(info, payload, align) {
-                if zeroed {
-                    // SAFETY: the payload is the building block's own.
-                    unsafe { building.payload().write_bytes(0, payload) };
-                }
-                return Ok(building);
-            }
+    pub(crate) fn place(&self, info: &'static TypeInfo, payload: usize, align: usize) -> Option<Placed> {
+        if !self.pool.is_movable(payload, align) {
+            return None;
         }
-        self.reserve_slow(info, payload, align, zeroed)
-    }
-
-    #[inline]
-    fn reserve_own(&self, info: &'static TypeInfo, payload: usize, align: usize) -> Result<Room<'_>, AllocError> {
-        with_shard(self, |shard, counts, _| {
-            let tag = shard.tags.tag_of(info)?;
-            let bump = shard.ground(info.ground());
-            let mark = bump.mark();
-            let Some(address) = bump.bump(payload, align) else {
-                return Ok(Room::ArenaFull);
-            };
-            let slot = match shard.slots.take(&self.table, &self.supply) {
-                Ok(slot) => slot,
-                Err(cause) => {
-                    shard.ground(info.ground()).rewind(mark);
-                    return Err(cause);
-                }
-            };
-            let header = Header::new(slot, payload, tag, State::Building);
-            let at = header_before(address);
+        with_last_shard(self, |shard, counts| {
+            let tag = shard.tags.cached(info)?;
+            if !shard.ground(info.ground()).has_room(payload, align) {
+                return None;
+            }
+            let slot = shard.slots.take_ready()?;
+            let address = shard.ground(info.ground()).bump(payload, align)?;
+            let header = Header::new(slot, payload, tag, State::Live);
             // SAFETY: the eight bytes before the payload are the header's, which only this shard knows so far.
-            unsafe { at.as_ref() }.store(header);
+            unsafe { header_before(address).as_ref() }.store(header);
             add(&counts.allocated_blocks, 1);
             add(&counts.allocated_bytes, payload as u64);
-            Ok(Room::Found(Building { core: self, at, header, address, extent: header.extent() }))
+            Some(Placed { payload: payload_at(address), header })
         })
     }
 
-    #[cold]
-    #[inline(never)]
-    fn reserve_slow(
+    /// Makes a placed block known. Its contents are whole.
+    #[inline]
+    pub(crate) fn link(&self, placed: Placed) -> RawHandle {
+        let Placed { payload, header } = placed;
+        let slot = header.slot();
+        let version = self.table.known(slot).begin_life(payload.as_ptr().addr(), header.extent());
+        RawHandle::new(slot, version)
+    }
+
+    /// Room and a slot for a block of `payload` bytes of a type, its header BUILDING. `zeroed`: the bytes read as zero.
+    pub(crate) fn reserve(
         &self,
         info: &'static TypeInfo,
         payload: usize,
@@ -150,7 +135,7 @@ impl Core {
             return self.reserve_large(info, payload, align, zeroed);
         }
         loop {
-            if let Room::Found(building) = self.reserve_own(info, payload, align)? {
+            if let Some(building) = self.reserve_own(info, payload, align)? {
                 if zeroed {
                     // SAFETY: the payload is the building block's own.
                     unsafe { building.payload().write_bytes(0, payload) };
@@ -159,6 +144,32 @@ impl Core {
             }
             self.refill(info.ground())?;
         }
+    }
+
+    /// `None`: the thread's arena is full, or it has none.
+    fn reserve_own(
+        &self,
+        info: &'static TypeInfo,
+        payload: usize,
+        align: usize,
+    ) -> Result<Option<Building<'_>>, AllocError> {
+        with_shard(self, |shard, counts, _| {
+            let tag = shard.tags.tag_of(info)?;
+            if !shard.ground(info.ground()).has_room(payload, align) {
+                return Ok(None);
+            }
+            let slot = shard.slots.take(&self.table, &self.supply)?;
+            let Some(address) = shard.ground(info.ground()).bump(payload, align) else {
+                unreachable!("there was room");
+            };
+            let header = Header::new(slot, payload, tag, State::Building);
+            let at = header_before(address);
+            // SAFETY: the eight bytes before the payload are the header's, which only this shard knows so far.
+            unsafe { at.as_ref() }.store(header);
+            add(&counts.allocated_blocks, 1);
+            add(&counts.allocated_bytes, payload as u64);
+            Ok(Some(Building { core: self, at, header, address, extent: header.extent() }))
+        })
     }
 
     /// Gives the thread's shard a new arena to fill, and an extent if it has none; seals the old arena.
@@ -201,16 +212,8 @@ impl Core {
         })?;
         // A large block's size is in its descriptor; the header has the slot, the type and the state.
         let header = Header::new(slot, 0, tag, State::Building);
-        let taken = self.pool.take_large(
-            &self.supply,
-            payload,
-            align,
-            zeroed,
-            info.ground(),
-            || header,
-            owner,
-            self.now(),
-        );
+        let taken =
+            self.pool.take_large(&self.supply, payload, align, zeroed, info.ground(), || header, owner, self.now());
         with_shard(self, |shard, counts, _| match taken {
             Ok(arena) => {
                 add(&counts.allocated_blocks, 1);
@@ -220,7 +223,7 @@ impl Core {
                 Ok(Building { core: self, at, header, address: arena.base(), extent })
             }
             Err(cause) => {
-                shard.slots.put(&self.table, slot);
+                shard.slots.put(&self.table, slot, self.table.known(slot));
                 Err(cause)
             }
         })

@@ -1,10 +1,12 @@
 //! The end of a block: its destructor, its accounting, its slot; and what is put off until nobody can be hurt by it.
 
 use super::Core;
-use crate::arena::lease::with_shard;
+use super::allocate::header_before;
+use crate::arena::lease::{with_last_shard, with_shard};
 use crate::arena::shard::add;
 use crate::arena::{ArenaRef, AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State, Use};
 use crate::primitive::sync::atomic::Ordering;
+use crate::table::Entry;
 use crate::types::registry;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -47,7 +49,7 @@ impl Drop for Burial<'_> {
             add(&counts.freed_blocks, 1);
             add(&counts.freed_bytes, payload as u64);
             let own = shard.ground(arena.ground()).bury(arena, footprint);
-            shard.slots.put(&core.table, header.slot());
+            shard.slots.put(&core.table, header.slot(), core.table.known(header.slot()));
             own
         });
         if !own {
@@ -112,10 +114,32 @@ impl Core {
         self.notify();
     }
 
+    /// The common case of a free: a block without a destructor, in the arena that this thread fills.
+    #[inline]
+    pub(super) fn settle_own(&self, entry: &Entry, address: usize) -> Option<()> {
+        with_last_shard(self, |shard, counts| {
+            let bump = shard.ground(Ground::Plain);
+            if !bump.covers(address) {
+                return None;
+            }
+            // SAFETY: the block lies in an arena, so its header is before it, and its bytes are still counted.
+            let at = unsafe { header_before(address).as_ref() };
+            let header = at.load();
+            if registry().drops(header.tag()) {
+                return None;
+            }
+            at.store(header.with_state(State::Dead));
+            bump.bury_own(header.block_footprint());
+            shard.slots.put(&self.table, header.slot(), entry);
+            add(&counts.freed_blocks, 1);
+            add(&counts.freed_bytes, header.payload() as u64);
+            Some(())
+        })
+    }
+
     /// Settles a block that was freed and that nobody holds, now or when it may be.
     ///
     /// `moving`: movers may be copying it.
-    #[inline]
     pub(crate) fn settle_freed(&self, address: usize, moving: bool) {
         let arena = self.arena_of(address);
         if arena.ground() == Ground::Versioned {
@@ -124,7 +148,7 @@ impl Core {
         }
         // SAFETY: the block's bytes are still counted in the arena.
         let header = unsafe { arena.header_of(address) }.load();
-        if moving && registry().info(header.tag()).needs_drop() {
+        if moving && registry().drops(header.tag()) {
             // A destructor writes to the bytes that a mover may be reading.
             self.deferred.ready.push(Record::Settle { address, after_claims: true });
             self.notify();
@@ -137,7 +161,6 @@ impl Core {
     ///
     /// A panic of the destructor goes on to the caller, after the block is buried; while the thread is unwinding already,
     /// it is caught.
-    #[inline]
     pub(crate) fn settle(&self, address: usize, run: bool) {
         let arena = self.arena_of(address);
         // SAFETY: the block's bytes are counted in the arena until the burial.

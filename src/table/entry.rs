@@ -68,6 +68,14 @@ pub(crate) struct Closed {
     pub(crate) wake: bool,
 }
 
+impl Closed {
+    /// Nobody holds it, copies it or waits for it.
+    #[inline]
+    pub(crate) fn is_quiet(self) -> bool {
+        !(self.held | self.moving | self.wake)
+    }
+}
+
 /// Whether a move could begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Begun {
@@ -356,13 +364,25 @@ impl Entry {
     pub(crate) fn end_life(&self, version: u32) -> bool {
         // Acquire: pairs with the release in `begin_life`. Release: pairs with the acquire in `version`; what the caller did
         // before is visible to those who are told that the handle is stale.
-        self.version.compare_exchange(version, version + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        // Wrapping: a handle made from arbitrary bits may say the last number there is, which is no entry's.
+        self.version.compare_exchange(version, version.wrapping_add(1), Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Ends the life `version` and closes the word. `None`: another call has ended it.
+    #[inline]
+    pub(crate) fn free(&self, version: u32) -> Option<Closed> {
+        // Looked at first only to save time: the exchange in `close_from` goes by what it finds.
+        let seen = Word::from_bits(self.word.load(Ordering::Relaxed));
+        self.end_life(version).then(|| self.close_from(seen))
     }
 
     /// Closes the word after [`end_life`](Self::end_life) was won.
-    #[inline]
     pub(crate) fn close(&self) -> Closed {
-        let mut seen = Word::from_bits(self.word.load(Ordering::Relaxed));
+        self.close_from(Word::from_bits(self.word.load(Ordering::Relaxed)))
+    }
+
+    #[inline]
+    fn close_from(&self, mut seen: Word) -> Closed {
         loop {
             // Acquire: pairs with the release of the last `give_back` and of `commit`; the settler sees what they did.
             // Release: pairs with the fence in `last_hold_left`, if the last holder settles.

@@ -5,6 +5,6 @@ pub(crate) mod numbers;
 pub(crate) mod slots;
 pub(crate) mod word;
 
-pub(crate) use entry::{Begun, Entry, Hold, Left, Memory, Refused, Waiting};
+pub(crate) use entry::{Begun, Closed, Entry, Hold, Left, Memory, Refused, Waiting};
 pub(crate) use slots::{SlotCache, Table};
 pub(crate) use word::Word;

@@ -5,8 +5,9 @@
 //! copied to one of twice the size; the outgrown ones are kept, since a reader may be inside, and a page that is in an old
 //! directory is in every later one.
 //!
-//! Free slots wait in the caches of shards, linked through the extents of their vacant entries, oldest first: a cache
-//! goes over a whole page before it reuses a slot. A cache that overflows spills a chain of [`PAGE_SLOTS`] to the table.
+//! Free slots wait in the caches of shards, oldest first: a cache goes over a whole page before it reuses a slot. A cache
+//! that overflows spills up to [`PAGE_SLOTS`] of them to the table, as a chain that is linked through the extents of their vacant
+//! entries and so needs no memory.
 
 use super::entry::{Entry, LAST_VERSION};
 use super::numbers::{PageNumber, PageNumbers};
@@ -14,6 +15,7 @@ use crate::arena::Supply;
 use crate::error::AllocError;
 use crate::primitive::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::alloc::Layout;
+use std::collections::VecDeque;
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, PoisonError};
 
@@ -40,8 +42,8 @@ struct Growth {
     /// Every directory there was; the last one is current.
     directories: Vec<Directory>,
     pages: Vec<(PageNumber, NonNull<Entry>)>,
-    /// Chains of free slots that caches spilled.
-    spilled: Vec<Chain>,
+    /// What caches spilled, oldest first.
+    spilled: VecDeque<Chain>,
 }
 
 /// The handle table of one shuffler.
@@ -62,7 +64,7 @@ unsafe impl Sync for Table {}
 
 impl Table {
     pub(crate) fn new(numbers: &'static PageNumbers) -> Self {
-        let growth = Growth { directories: vec![directory(0)], pages: Vec::new(), spilled: Vec::new() };
+        let growth = Growth { directories: vec![directory(0)], pages: Vec::new(), spilled: VecDeque::new() };
         Self {
             current: AtomicPtr::new(ptr::null_mut()),
             length: AtomicUsize::new(0),
@@ -93,9 +95,17 @@ impl Table {
     }
 
     /// The entry of a slot that this table is known to have.
+    ///
+    /// Slots come from caches and headers, which have them from this table; so their pages are there.
     #[inline]
     pub(crate) fn known(&self, slot: u32) -> &Entry {
-        self.entry(slot).expect("a slot of this table")
+        debug_assert!(self.entry(slot).is_some(), "slot {slot} is not of this table");
+        // Relaxed, both: the slot came by a way that its page's making happened before.
+        let current = self.current.load(Ordering::Relaxed);
+        // SAFETY: this table made the page of the slot, so every directory since has it.
+        let page = unsafe { &*current.add((slot >> PAGE_BITS) as usize) }.load(Ordering::Relaxed);
+        // SAFETY: as in `entry`.
+        unsafe { &*page.add((slot & (PAGE_SLOTS - 1)) as usize) }
     }
 
     /// Slots whose versions are used up.
@@ -126,8 +136,9 @@ impl Table {
     #[cold]
     #[inline(never)]
     fn refill(&self, cache: &mut SlotCache, supply: &Supply) -> Result<(), AllocError> {
-        if let Some(chain) = self.growth.lock().unwrap_or_else(PoisonError::into_inner).spilled.pop() {
-            cache.older = chain;
+        let spilled = self.growth.lock().unwrap_or_else(PoisonError::into_inner).spilled.pop_front();
+        if let Some(chain) = spilled {
+            cache.older.unlink(self, chain);
             return Ok(());
         }
         let number = self.numbers.take().ok_or(AllocError::HandlesExhausted)?;
@@ -188,35 +199,75 @@ impl Table {
     }
 }
 
-/// Free slots linked through their extents, oldest first.
-#[derive(Clone, Copy, Debug, Default)]
+/// Free slots linked through the extents of their entries.
+#[derive(Clone, Copy, Debug)]
 struct Chain {
-    head: u32,
-    tail: u32,
-    count: u32,
+    first: u32,
+    count: usize,
 }
 
-impl Chain {
-    fn push(&mut self, table: &Table, slot: u32) {
-        if self.count == 0 {
-            self.head = slot;
-        } else {
-            table.known(self.tail).set_extent(slot);
-        }
-        self.tail = slot;
-        self.count += 1;
-    }
+/// Up to a page's worth of free slots, first in, first out.
+#[derive(Debug, Default)]
+struct Magazine {
+    /// Made at first use.
+    slots: Box<[u32]>,
+    start: usize,
+    end: usize,
+}
 
-    fn pop(&mut self, table: &Table) -> Option<u32> {
-        if self.count == 0 {
+impl Magazine {
+    #[inline]
+    fn pop(&mut self) -> Option<u32> {
+        if self.start == self.end {
             return None;
         }
-        let slot = self.head;
-        self.count -= 1;
-        if self.count > 0 {
-            self.head = table.known(slot).extent();
+        self.start += 1;
+        self.slots.get(self.start - 1).copied()
+    }
+
+    /// `false`: it is full, or has no memory yet.
+    #[inline]
+    fn push(&mut self, slot: u32) -> bool {
+        let room = self.slots.get_mut(self.end);
+        let has_room = room.is_some();
+        if let Some(place) = room {
+            *place = slot;
+            self.end += 1;
         }
-        Some(slot)
+        has_room
+    }
+
+    /// Gives the empty magazine its memory.
+    fn provide(&mut self) {
+        self.reset();
+        if self.slots.is_empty() {
+            self.slots = vec![0; PAGE_SLOTS as usize].into_boxed_slice();
+        }
+    }
+
+    fn reset(&mut self) {
+        (self.start, self.end) = (0, 0);
+    }
+
+    /// Empties the magazine into a chain.
+    fn link(&mut self, table: &Table) -> Option<Chain> {
+        let slots = &self.slots[self.start..self.end];
+        for pair in slots.windows(2) {
+            table.known(pair[0]).set_extent(pair[1]);
+        }
+        let chain = slots.first().map(|&first| Chain { first, count: slots.len() });
+        self.reset();
+        chain
+    }
+
+    /// Fills the empty magazine with a chain.
+    fn unlink(&mut self, table: &Table, chain: Chain) {
+        self.provide();
+        let mut slot = chain.first;
+        for _ in 0..chain.count {
+            self.push(slot);
+            slot = table.known(slot).extent();
+        }
     }
 }
 
@@ -225,49 +276,61 @@ impl Chain {
 pub(crate) struct SlotCache {
     /// Slots of a new page that were never used.
     fresh: (u32, u32),
-    older: Chain,
-    newer: Chain,
+    older: Magazine,
+    newer: Magazine,
 }
 
 impl SlotCache {
-    /// A vacant slot that is the caller's now.
+    /// A vacant slot that is the caller's now, if one is at hand.
     #[inline]
+    pub(crate) fn take_ready(&mut self) -> Option<u32> {
+        if let Some(slot) = self.older.pop() {
+            return Some(slot);
+        }
+        let fresh = self.fresh.0 != self.fresh.1;
+        self.fresh.0 += u32::from(fresh);
+        fresh.then(|| self.fresh.0 - 1)
+    }
+
+    /// A vacant slot that is the caller's now.
     pub(crate) fn take(&mut self, table: &Table, supply: &Supply) -> Result<u32, AllocError> {
         loop {
-            if self.fresh.0 != self.fresh.1 {
-                self.fresh.0 += 1;
-                return Ok(self.fresh.0 - 1);
-            }
-            if let Some(slot) = self.older.pop(table) {
+            if let Some(slot) = self.take_ready() {
                 return Ok(slot);
             }
-            if self.newer.count > 0 {
-                self.older = std::mem::take(&mut self.newer);
-                continue;
+            if self.newer.end > 0 {
+                self.older.reset();
+                std::mem::swap(&mut self.older, &mut self.newer);
+            } else {
+                table.refill(self, supply)?;
             }
-            table.refill(self, supply)?;
         }
     }
 
     /// Takes back a slot that no life is in.
     #[inline]
-    pub(crate) fn put(&mut self, table: &Table, slot: u32) {
-        if table.known(slot).version() > LAST_VERSION {
-            table.retired.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        self.newer.push(table, slot);
-        if self.newer.count == PAGE_SLOTS {
-            self.overflow(table);
+    pub(crate) fn put(&mut self, table: &Table, slot: u32, entry: &Entry) {
+        if entry.version() > LAST_VERSION || !self.newer.push(slot) {
+            self.put_slow(table, slot, entry);
         }
     }
 
+    /// Retires a slot whose versions are used up, or makes room for it: what is left of the older magazine is spilled.
     #[cold]
-    fn overflow(&mut self, table: &Table) {
-        if self.older.count > 0 {
-            table.growth.lock().unwrap_or_else(PoisonError::into_inner).spilled.push(self.older);
+    #[inline(never)]
+    fn put_slow(&mut self, table: &Table, slot: u32, entry: &Entry) {
+        if entry.version() > LAST_VERSION {
+            table.retired.fetch_add(1, Ordering::Relaxed);
+            return;
         }
-        self.older = std::mem::take(&mut self.newer);
+        if self.newer.end > 0 {
+            if let Some(chain) = self.older.link(table) {
+                table.growth.lock().unwrap_or_else(PoisonError::into_inner).spilled.push_back(chain);
+            }
+            std::mem::swap(&mut self.older, &mut self.newer);
+        }
+        self.newer.provide();
+        self.newer.push(slot);
     }
 }
 

@@ -49,10 +49,11 @@ impl Handles {
         size: usize,
         look: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, String> {
-        let start = self.shuffler.rent_pointer::<u8>(handle).map_err(|error| told("rent", error))?;
+        // The type need only fit, and nothing fits an empty block but `()`.
+        let start = self.shuffler.rent_pointer::<()>(handle).map_err(|error| told("rent", error))?;
         // SAFETY: while rented, the block neither moves nor goes, and nobody can rent it to write; its size and that it
         // was written is the caller's word.
-        let result = look(unsafe { slice::from_raw_parts(start.as_ptr(), size) });
+        let result = look(unsafe { slice::from_raw_parts(start.cast().as_ptr(), size) });
         self.give_back(handle)?;
         Ok(result)
     }
@@ -67,10 +68,10 @@ impl Handles {
         size: usize,
         change: impl FnOnce(&mut [MaybeUninit<u8>]) -> R,
     ) -> Result<R, String> {
-        let start = self.shuffler.rent_pointer_mut::<u8>(handle).map_err(|error| told("rent to write", error))?;
+        let start = self.shuffler.rent_pointer_mut::<()>(handle).map_err(|error| told("rent to write", error))?;
         // SAFETY: the library gives this hold to nobody else at the same time, and the block does not move under it;
         // its size is the caller's word; the element type claims nothing about what the bytes hold.
-        let result = change(unsafe { slice::from_raw_parts_mut(start.as_ptr().cast(), size) });
+        let result = change(unsafe { slice::from_raw_parts_mut(start.cast().as_ptr(), size) });
         self.give_back(handle)?;
         Ok(result)
     }
