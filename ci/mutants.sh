@@ -54,8 +54,8 @@ mutant 'no second look at the version after a hold' entry reuse_against_a_stale_
     's/if self\.is_in\(version\) \{\n(\s+)return Ok\(seen/if true {\n$1return Ok(seen/'
 mutant 'no second look at the version after a slow hold' entry reuse_against_a_late_helper $entry \
     's/if self\.is_in\(version\) \{\n(\s+)return Ok\(address/if true {\n$1return Ok(address/'
-mutant 'free closes the word before it decides the version' entry reuse_against_a_stale_free $callers \
-    's/if !self\.entry\.end_life\(version\) \{/let closed = self.entry.close();\n        if !self.entry.end_life(version) {/; s/self\.closed\(self\.entry\.close\(\)\)/self.closed(closed)/'
+mutant 'free closes the word before it decides the version' entry reuse_against_a_stale_free $entry \
+    's/self\.end_life\(version\)\.then\(\|\| self\.close_from\(seen\)\)/{ let closed = self.close_from(seen); self.end_life(version).then_some(closed) }/'
 mutant 'MOVING is cancelled in place' entry a_stopped_mover_and_a_late_helper $callers \
     's/&& let Begun::Moving\(_\) = self\.world\.entry\.begin_move\(address\)\n\s+\{/&& let Begun::Moving(seen) = self.world.entry.begin_move(address)\n        {\n            self.world.entry.commit(seen, Word::open_at(address));/'
 mutant 'a helper does not look at the word again under its claim' entry reuse_by_a_stranger_against_a_late_helper $entry \
@@ -74,7 +74,7 @@ mutant 'publish does not mind that the life was ended' entry a_publish_a_rent_an
 mutant 'a rent is given while MOVING' entry a_free_a_rent_and_a_move $word \
     's/self\.0 & \(Self::OPEN \| Self::MOVING \| Self::EXCLUSIVE\) == Self::OPEN &&/self.0 \& (Self::OPEN | Self::EXCLUSIVE) == Self::OPEN \&\&/'
 mutant 'an exclusive rent is given while MOVING' entry a_write_a_rent_and_a_move $word \
-    's/self\.0 & \(\(0b1111 << RENTS_BITS\) \| RENTS_MASK\) == Self::OPEN/self.0 \& ((0b1101 << RENTS_BITS) | RENTS_MASK) == Self::OPEN/'
+    's/\(Self::OPEN \| Self::MOVING \| Self::EXCLUSIVE \| RENTS_MASK\)/(Self::OPEN | Self::EXCLUSIVE | RENTS_MASK)/'
 mutant 'a move begins under a rent' entry a_walker_a_rent_and_a_move $word \
     's/self\.0 & \(\(0b1111 << RENTS_BITS\) \| RENTS_MASK\) == Self::OPEN/self.0 \& (0b1111 << RENTS_BITS) == Self::OPEN/'
 mutant 'the wiper asks for other claims before it gives the bytes back' entry two_late_helpers $callers \
@@ -86,9 +86,9 @@ mutant 'the puncher asks for other claims before it reads the header' entry a_wa
 mutant 'a sleeper does not validate under the lock' entry a_waiter_and_the_last_return $callers \
     's/if self\.world\.entry\.is_waited\(version\) \{/if true {/'
 mutant 'the last return wakes nobody' entry a_waiter_and_the_last_return $entry \
-    's/settle: None, wake: seen\.is_waited\(\)/settle: None, wake: false/'
+    's/settle: None, wake: self\.clear_waited\(\)/settle: None, wake: self.clear_waited() \&\& self.version.load(Ordering::Relaxed) == 0/'
 mutant 'the last return leaves WAITED set' entry a_waiter_and_the_last_return $entry \
-    's/next = next\.without_waited\(\);/next = next;/'
+    's/settle: None, wake: self\.clear_waited\(\)/settle: None, wake: true/'
 mutant 'a free wakes nobody' entry a_waiter_a_return_and_a_free $entry 's/wake: seen\.is_waited\(\),\n/wake: false,\n/'
 mutant 'publish wakes nobody' entry a_waiter_and_a_publish $entry 's/return Ok\(seen\.is_waited\(\)\)/return Ok(false)/'
 mutant 'the return of a mistaken hold wakes nobody' entry a_waiter_and_a_mistaken_hold $callers \
@@ -99,7 +99,9 @@ mutant 'hold: relaxed' entry two_writes_and_a_rent $entry \
     's/self\.exchange\(seen, next, Ordering::Acquire\)/self.exchange(seen, next, Ordering::Relaxed)/'
 mutant 'hold_slow: relaxed' entry two_writes_and_a_rent $entry \
     's/self\.exchange\(seen, held, Ordering::Acquire\)/self.exchange(seen, held, Ordering::Relaxed)/'
-mutant 'give_back: relaxed' entry two_writes_and_a_rent $entry \
+mutant 'give_back, shared: relaxed' entry two_writes_and_a_rent $entry \
+    's/fetch_sub\(Word::ONE_RENT, Ordering::Release\)/fetch_sub(Word::ONE_RENT, Ordering::Relaxed)/'
+mutant 'give_back, exclusive: relaxed' entry two_writes_and_a_rent $entry \
     's/self\.exchange\(seen, next, Ordering::Release\)/self.exchange(seen, next, Ordering::Relaxed)/'
 mutant 'last_hold_left: no fence' entry two_rents_and_a_free $entry 's/fence\(Ordering::Acquire\);//; s/, fence\}/}/'
 mutant 'close: no acquire' entry two_rents_and_a_free $entry \

@@ -21,7 +21,7 @@ mod word;
 #[path = "support/world.rs"]
 mod world;
 
-use entry::{Hold, Refused};
+use entry::{Hold, Refused, Waiting};
 use model::check;
 use std::sync::Arc;
 use world::{Freed, HOME, Mine, World};
@@ -615,18 +615,53 @@ fn a_waiter_a_return_and_a_free() {
     });
 }
 
+/// The last return clears WAITED after it has let go, so a writer may come in between.
 #[test]
-fn two_waiters_and_the_last_return() {
-    let paths = ["slept", "woke", "wrote"];
-    check("two waiters and the last return", 2, &paths, |paths| {
+fn a_waiter_a_return_and_a_write() {
+    let paths = ["slept", "woke", "wrote", "both wrote"];
+    check("a waiter, a return and a write", 2, &paths, |paths| {
         let (world, version) = World::alive(paths, 3);
         Mine::new(&world, 3).hold(version, Hold::Shared).unwrap();
         let holder = world.clone();
         let leave = thread(move |_| assert!(!holder.leave(Hold::Shared)));
-        let wait = || thread(move |mine| assert!(mine.wait_and(version, Hold::Exclusive)));
-        race(&world, [leave, wait(), wait()]);
+        let wait = thread(move |mine| assert!(mine.wait_and(version, Hold::Exclusive)));
+        let write = thread(move |mine| {
+            if mine.add(version, 1).is_ok() {
+                mine.reached("both wrote");
+            }
+        });
+        race(&world, [leave, write, wait]);
         world.finish();
         world.assert_alive(version);
+    });
+}
+
+/// The same so late that the slot is in its next life, with holds and sleepers of its own.
+#[test]
+fn a_late_return_and_a_waiter_in_the_next_life() {
+    let paths = ["slept", "woke", "began the next life", "waited for the next life", "settled by the last return"];
+    check("a late return and a waiter in the next life", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        Mine::new(&world, 3).hold(version, Hold::Shared).unwrap();
+        assert_eq!(world.entry.announce_wait(version), Waiting::Announced);
+        let (holder, owner) = (world.clone(), world.clone());
+        let leave = thread(move |_| {
+            holder.leave(Hold::Shared);
+        });
+        let next = thread(move |mine| {
+            if owner.free(version) == Freed::Now {
+                owner.start_at(mine.place(), version + 2, 3);
+                mine.reached("began the next life");
+                mine.read(version + 2).unwrap_or_default();
+            }
+        });
+        let wait = thread(move |mine| {
+            if mine.wait_and(version + 2, Hold::Exclusive) {
+                mine.reached("waited for the next life");
+            }
+        });
+        race(&world, [leave, next, wait]);
+        world.finish();
     });
 }
 

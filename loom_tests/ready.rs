@@ -93,7 +93,7 @@ fn two_pushers_and_a_taker() {
 
 #[test]
 fn two_pushers_and_two_takers() {
-    check("two pushers and two takers", 3, &["both took"], |paths| {
+    check("two pushers and two takers", 2, &["both took"], |paths| {
         let list = Arc::new(Ready::new());
         let pushers = [push(&list, [1, 2]), push(&list, [3, 4])];
         let taken = Arc::new(Mutex::new(Vec::new()));

@@ -100,8 +100,10 @@ fn assert_clean(run: &Value) {
     }
     assert_eq!(number(run, "final_live_blocks"), 0);
     if run["source"] == "bump" {
-        // What it gives back, the global allocator may keep.
-        assert_eq!(number(run, "final_source_bytes"), number(run, "start_source_bytes"), "{run:#}");
+        // What it gives back, the global allocator may keep, so the source's own count tells. Pages of the handle table stay
+        // mapped while their shuffler lives, and this source cannot empty them in place.
+        let left = number(run, "final_source_bytes") - number(run, "start_source_bytes");
+        assert!(left < 8 * MIB, "{run:#}");
     } else {
         assert!(number(run, "final_resident") < 8 * MIB, "{run:#}");
     }

@@ -277,12 +277,12 @@ impl World {
 
     /// Frees the block.
     pub(crate) fn free(&self, version: u32) -> Freed {
-        if !self.entry.end_life(version) {
+        let Some(closed) = self.entry.free(version) else {
             self.paths.reached("a free was refused");
             return Freed::Refused;
-        }
+        };
         self.log().ended.push(version);
-        if self.closed(self.entry.close()) { Freed::Now } else { Freed::Later }
+        if self.closed(closed) { Freed::Now } else { Freed::Later }
     }
 
     fn closed(&self, closed: Closed) -> bool {

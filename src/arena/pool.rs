@@ -204,9 +204,21 @@ impl Pool {
         header.store(Header::filler(self.extent_bytes(), State::Building));
     }
 
+    /// Marks an extent as dead. The caller takes its bytes off the account.
+    pub(crate) fn end_extent(&self, extent: Extent) {
+        // SAFETY: as in `reset_extent`.
+        let header = unsafe { &*ptr::with_exposed_provenance::<AtomicHeader>(extent.base) };
+        header.store(Header::filler(self.extent_bytes(), State::Dead));
+    }
+
     /// Takes back an extent that nobody needs any more.
     pub(crate) fn put_extent(&self, extent: Extent) {
         lock(&self.extents)[extent.arena.ground() as usize].push(extent);
+    }
+
+    /// Takes the extents that no shard keeps: the caller ends them.
+    pub(crate) fn take_idle_extents(&self) -> Vec<Extent> {
+        lock(&self.extents).iter_mut().flat_map(std::mem::take).collect()
     }
 
     /// Gives all memory back. Nobody may use anything of the pool any more.

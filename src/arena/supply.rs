@@ -54,6 +54,25 @@ impl Supply {
         })
     }
 
+    /// Gives the pages of a chunk back, which stays the caller's and reads as zero afterwards. `false`: the source cannot.
+    ///
+    /// # Safety
+    ///
+    /// The range is a whole chunk of this supply, and nobody needs its contents.
+    pub(crate) unsafe fn discard(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller's promise is the source's condition.
+        let discarded = unsafe { self.source.discard(start, bytes) };
+        if discarded {
+            self.held.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        discarded
+    }
+
+    /// Counts a chunk that was discarded as held again: it is about to be used.
+    pub(crate) fn recharge(&self, bytes: usize) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Gives a chunk back to the source.
     ///
     /// # Safety

@@ -7,7 +7,7 @@
 use super::policy::{Candidate, choose};
 use crate::arena::lease::{MoverLease, with_shard};
 use crate::arena::shard::{Filled, Private, Role, add};
-use crate::arena::{ArenaRef, Ground, HEADER_BYTES, Header, State, Use};
+use crate::arena::{ArenaRef, Extent, Ground, HEADER_BYTES, Header, State, Use};
 use crate::builder::Budget;
 use crate::engine::Core;
 use crate::engine::help::{Claim, copy_block};
@@ -190,10 +190,11 @@ impl Core {
 
     /// Steps until nothing can be gained.
     pub(crate) fn shuffle(&self) -> ShuffleReport {
-        const UNBOUNDED: Budget = Budget { bytes: usize::MAX, time: Duration::from_secs(1) };
+        // In steps, so that what waits for readers is looked after in between.
+        const LARGE: Budget = Budget { bytes: 16 << 20, time: Duration::from_millis(10) };
         let mut report = ShuffleReport { paused: self.is_paused(), ..ShuffleReport::default() };
         loop {
-            let step = self.step(UNBOUNDED, Duty::Full);
+            let step = self.step(LARGE, Duty::Full);
             report.steps += 1;
             report.progress.add(step);
             if !step.more {
@@ -202,14 +203,37 @@ impl Core {
         }
     }
 
-    /// Shuffles, and gives every empty arena back.
+    /// Shuffles, and gives back everything that nobody uses: empty arenas, what idle shards keep, pages of free slots.
     pub(crate) fn trim(&self) {
-        self.wait_for_readers();
         // Where anything died, so that arenas with nothing left in them empty, and the rest can be moved together.
         self.seal_idle(1);
         self.shuffle();
         self.seal_idle(1);
+        self.drain_idle();
         self.pool.release_excess(&self.supply, 0, usize::MAX);
+        self.table.give_back_pages(&self.supply);
+    }
+
+    /// Takes free slots and extents from shards that nobody uses, and from the caller's.
+    fn drain_idle(&self) {
+        let drain = |shard: &mut Private| {
+            shard.slots.drain(&self.table);
+            shard.extents.each_mut().map(Option::take)
+        };
+        let mut extents: Vec<Extent> = Vec::new();
+        for role in [Role::Mutator, Role::Mover] {
+            for shard in self.shards.lease_idle(role) {
+                // SAFETY: leased just now, and handed back below.
+                extents.extend(drain(unsafe { &mut *(*shard.0).private.get() }).into_iter().flatten());
+                self.shards.hand_back(shard, role);
+            }
+        }
+        extents.extend(with_shard(self, |shard, _, _| drain(shard)).into_iter().flatten());
+        extents.extend(self.pool.take_idle_extents());
+        for extent in extents {
+            self.pool.end_extent(extent);
+            self.subtract(extent.arena, self.pool.extent_bytes());
+        }
     }
 
     /// The small step that rent and return make with `Trigger::Inline`.
@@ -367,7 +391,7 @@ impl Core {
                         progress.skipped_pinned += 1;
                         victim.pinned += header.payload();
                         let version = self.table.known(header.slot()).version();
-                        victim.witness.get_or_insert(RawHandle::new(header.slot(), version - (version % 2 ^ 1)));
+                        victim.witness.get_or_insert(RawHandle::new(header.slot(), version - ((version % 2) ^ 1)));
                     }
                     Ok(Relocated::Gone) => {}
                     Err(_) => return Walk::OutOfMemory,

@@ -19,7 +19,8 @@ pub(crate) struct Claim<'a> {
 impl<'a> Claim<'a> {
     /// Claims an arena, while there is something to claim.
     pub(crate) fn new(core: &'a Core, arena: ArenaRef) -> Option<Self> {
-        arena.account.claim().then_some(Self { core, arena })
+        // Only then: a `Claim` that was not taken would be given back when dropped.
+        arena.account.claim().then(|| Self { core, arena })
     }
 }
 

@@ -132,10 +132,18 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// An entry in no life.
+    /// An entry in no life, for models: a table's entries begin as zeroed memory, which is one at version 0.
+    #[cfg(any(test, loom))]
     pub(crate) fn vacant(version: u32) -> Self {
-        debug_assert!(version.is_multiple_of(2));
         Self { word: AtomicU64::new(0), version: AtomicU32::new(version), extent: AtomicU32::new(0) }
+    }
+
+    /// Puts a slot that nobody has into no life, at a version from which its next lives go on.
+    pub(crate) fn vacate(&self, version: u32) {
+        debug_assert!(version.is_multiple_of(2));
+        self.word.store(0, Ordering::Relaxed);
+        // Release: pairs with the acquire in `version`.
+        self.version.store(version, Ordering::Release);
     }
 
     /// The word as it stands.

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 /// Page number 0xFFFFF would hold slot 0xFFFF_FFFF, which is `INVALID`, so it is never handed out.
 const LIMIT: u32 = 0xF_FFFF;
 /// A number whose versions have come this far is not used again: too few lives are left in it.
-const LAST_FLOOR: u32 = 1 << 31;
+pub(crate) const LAST_FLOOR: u32 = 1 << 31;
 
 static PROCESS: PageNumbers = PageNumbers::with_limit(LIMIT);
 

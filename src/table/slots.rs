@@ -10,14 +10,14 @@
 //! entries and so needs no memory.
 
 use super::entry::{Entry, LAST_VERSION};
-use super::numbers::{PageNumber, PageNumbers};
+use super::numbers::{LAST_FLOOR, PageNumber, PageNumbers};
 use crate::arena::Supply;
 use crate::error::AllocError;
 use crate::primitive::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::alloc::Layout;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ptr::{self, NonNull};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const PAGE_BITS: u32 = 12;
 /// Entries in a page.
@@ -37,11 +37,47 @@ fn directory(pages: usize) -> Directory {
     (0..pages).map(|_| AtomicPtr::new(ptr::null_mut())).collect()
 }
 
+/// A page of this table. Its memory stays mapped, and used for entries only, while the table lives.
+#[derive(Clone, Copy, Debug)]
+struct Page {
+    number: PageNumber,
+    entries: NonNull<Entry>,
+    /// Its memory is given back: every entry reads as zero, which refuses everything.
+    dormant: bool,
+}
+
+impl Page {
+    fn first_slot(&self) -> u32 {
+        self.number.number << PAGE_BITS
+    }
+
+    /// An even number that is not below any version the page's slots had.
+    fn highest_version(&self) -> u32 {
+        if self.dormant {
+            return self.number.floor;
+        }
+        // SAFETY: a page has `PAGE_SLOTS` entries, which live as long as the table.
+        let versions = (0..PAGE_SLOTS as usize).map(|index| unsafe { self.entries.add(index).as_ref() }.version());
+        versions.max().unwrap_or(0).next_multiple_of(2)
+    }
+
+    /// Makes every entry vacant, at the page's floor. Nobody has a slot of the page.
+    fn awaken(&mut self) {
+        if self.number.floor > 0 {
+            for index in 0..PAGE_SLOTS as usize {
+                // SAFETY: as above; a thread with a stale handle may look at the entry meanwhile, through atomics.
+                unsafe { self.entries.add(index).as_ref() }.vacate(self.number.floor);
+            }
+        }
+        self.dormant = false;
+    }
+}
+
 #[derive(Debug)]
 struct Growth {
     /// Every directory there was; the last one is current.
     directories: Vec<Directory>,
-    pages: Vec<(PageNumber, NonNull<Entry>)>,
+    pages: Vec<Page>,
     /// What caches spilled, oldest first.
     spilled: VecDeque<Chain>,
 }
@@ -115,19 +151,19 @@ impl Table {
 
     /// Bytes of pages and directories.
     pub(crate) fn bytes(&self) -> usize {
-        let growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        let growth = self.lock();
         let directories: usize = growth.directories.iter().map(|directory| size_of_val(&**directory)).sum();
-        growth.pages.len() * PAGE_BYTES + directories
+        growth.pages.iter().filter(|page| !page.dormant).count() * PAGE_BYTES + directories
     }
 
     /// Calls `visit` with every slot and its entry.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(u32, &Entry)) {
-        let pages = self.growth.lock().unwrap_or_else(PoisonError::into_inner).pages.clone();
-        for (page, entries) in pages {
+        let pages = self.lock().pages.clone();
+        for page in pages.iter().filter(|page| !page.dormant) {
             for index in 0..PAGE_SLOTS {
                 // SAFETY: as in `entry`.
-                let entry = unsafe { entries.add(index as usize).as_ref() };
-                visit(page.number << PAGE_BITS | index, entry);
+                let entry = unsafe { page.entries.add(index as usize).as_ref() };
+                visit(page.first_slot() | index, entry);
             }
         }
     }
@@ -136,17 +172,26 @@ impl Table {
     #[cold]
     #[inline(never)]
     fn refill(&self, cache: &mut SlotCache, supply: &Supply) -> Result<(), AllocError> {
-        let spilled = self.growth.lock().unwrap_or_else(PoisonError::into_inner).spilled.pop_front();
-        if let Some(chain) = spilled {
-            cache.older.unlink(self, chain);
-            return Ok(());
+        {
+            let mut growth = self.lock();
+            if let Some(chain) = growth.spilled.pop_front() {
+                cache.older.unlink(self, chain);
+                return Ok(());
+            }
+            if let Some(page) = growth.pages.iter_mut().find(|page| page.dormant) {
+                page.awaken();
+                supply.recharge(PAGE_BYTES);
+                cache.fresh = (page.first_slot(), page.first_slot() + PAGE_SLOTS);
+                return Ok(());
+            }
         }
         let number = self.numbers.take().ok_or(AllocError::HandlesExhausted)?;
         match supply.acquire_zeroed(PAGE_LAYOUT) {
             Ok(chunk) => {
-                self.add_page(number, chunk.cast());
-                let first = number.number << PAGE_BITS;
-                cache.fresh = (first, first + PAGE_SLOTS);
+                let mut page = Page { number, entries: chunk.cast(), dormant: false };
+                page.awaken();
+                self.add_page(page);
+                cache.fresh = (page.first_slot(), page.first_slot() + PAGE_SLOTS);
                 Ok(())
             }
             Err(cause) => {
@@ -156,15 +201,59 @@ impl Table {
         }
     }
 
-    fn add_page(&self, number: PageNumber, entries: NonNull<Entry>) {
-        if number.floor > 0 {
-            for index in 0..PAGE_SLOTS as usize {
-                // SAFETY: the page has that many entries, and nobody else knows it yet.
-                unsafe { entries.add(index).write(Entry::vacant(number.floor)) };
+    fn lock(&self) -> MutexGuard<'_, Growth> {
+        self.growth.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the memory of pages back whose every slot is free and in the table's own hands. Returns how many.
+    ///
+    /// Caches that should take part have to be [drained](SlotCache::drain) before.
+    pub(crate) fn give_back_pages(&self, supply: &Supply) -> usize {
+        let mut free: HashMap<u32, Vec<u32>> = HashMap::new();
+        let mut whole = Vec::new();
+        {
+            let mut growth = self.lock();
+            for Chain { first, count } in std::mem::take(&mut growth.spilled) {
+                let mut slot = first;
+                for _ in 0..count {
+                    free.entry(slot >> PAGE_BITS).or_default().push(slot);
+                    slot = self.known(slot).extent();
+                }
+            }
+            for (number, slots) in free {
+                let page = growth.pages.iter().position(|page| page.number.number == number).expect("a page of ours");
+                if slots.len() == PAGE_SLOTS as usize && growth.pages[page].highest_version() < LAST_FLOOR {
+                    whole.push(page);
+                } else {
+                    growth.spilled.extend(Chain::of(self, &slots));
+                }
             }
         }
-        let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = number.number as usize;
+        // Nobody has a slot of these pages now, so only stale handles lead there. No lock is held while they are given back.
+        let mut given = 0;
+        for index in whole {
+            let Page { entries, .. } = self.lock().pages[index];
+            let floor = self.lock().pages[index].highest_version();
+            // SAFETY: the range is one chunk of this supply. Its entries are vacant, and reading zeros they refuse everything.
+            let discarded = unsafe { supply.discard(entries.cast(), PAGE_BYTES) };
+            let mut growth = self.lock();
+            let page = &mut growth.pages[index];
+            if discarded {
+                page.number.floor = floor;
+                page.dormant = true;
+                given += 1;
+            } else {
+                let first = page.first_slot();
+                let slots: Vec<u32> = (first..first + PAGE_SLOTS).collect();
+                growth.spilled.extend(Chain::of(self, &slots));
+            }
+        }
+        given
+    }
+
+    fn add_page(&self, page: Page) {
+        let mut growth = self.lock();
+        let index = page.number.number as usize;
         let last = growth.directories.last().expect("there is always one");
         if index >= last.len() {
             let mut larger = directory((index + 1).next_power_of_two().max(FIRST_DIRECTORY));
@@ -178,20 +267,20 @@ impl Table {
         }
         let last = growth.directories.last().expect("there is always one");
         // Release: pairs with the acquire in `entry`.
-        last[index].store(entries.as_ptr(), Ordering::Release);
-        growth.pages.push((number, entries));
+        last[index].store(page.entries.as_ptr(), Ordering::Release);
+        growth.pages.push(page);
     }
 
     /// Gives every page back, with the floor of its versions. Nobody may use the table any more.
     pub(crate) fn dissolve(&mut self, supply: &Supply) {
         let growth = self.growth.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for (number, entries) in growth.pages.drain(..) {
-            // SAFETY: as in `entry`; the maximum is over all of the page's entries.
-            let versions = (0..PAGE_SLOTS as usize).map(|index| unsafe { entries.add(index).as_ref() }.version());
-            let floor = versions.max().unwrap_or(0).next_multiple_of(2);
-            self.numbers.give_back(number.number, floor);
+        for page in growth.pages.drain(..) {
+            self.numbers.give_back(page.number.number, page.highest_version());
+            if page.dormant {
+                supply.recharge(PAGE_BYTES);
+            }
             // SAFETY: the page came from this supply with this layout, and nobody uses the table any more.
-            unsafe { supply.release(entries.cast(), PAGE_LAYOUT) };
+            unsafe { supply.release(page.entries.cast(), PAGE_LAYOUT) };
         }
         growth.spilled.clear();
         *self.length.get_mut() = 0;
@@ -204,6 +293,16 @@ impl Table {
 struct Chain {
     first: u32,
     count: usize,
+}
+
+impl Chain {
+    /// Links free slots that are the caller's own. `None`: there are none.
+    fn of(table: &Table, slots: &[u32]) -> Option<Self> {
+        for pair in slots.windows(2) {
+            table.known(pair[0]).set_extent(pair[1]);
+        }
+        slots.first().map(|&first| Self { first, count: slots.len() })
+    }
 }
 
 /// Up to a page's worth of free slots, first in, first out.
@@ -251,11 +350,7 @@ impl Magazine {
 
     /// Empties the magazine into a chain.
     fn link(&mut self, table: &Table) -> Option<Chain> {
-        let slots = &self.slots[self.start..self.end];
-        for pair in slots.windows(2) {
-            table.known(pair[0]).set_extent(pair[1]);
-        }
-        let chain = slots.first().map(|&first| Chain { first, count: slots.len() });
+        let chain = Chain::of(table, &self.slots[self.start..self.end]);
         self.reset();
         chain
     }
@@ -315,6 +410,14 @@ impl SlotCache {
         }
     }
 
+    /// Hands every slot to the table.
+    pub(crate) fn drain(&mut self, table: &Table) {
+        let fresh: Vec<u32> = (self.fresh.0..self.fresh.1).collect();
+        self.fresh = (0, 0);
+        let chains = [self.older.link(table), self.newer.link(table), Chain::of(table, &fresh)];
+        table.lock().spilled.extend(chains.into_iter().flatten());
+    }
+
     /// Retires a slot whose versions are used up, or makes room for it: what is left of the older magazine is spilled.
     #[cold]
     #[inline(never)]
@@ -325,7 +428,7 @@ impl SlotCache {
         }
         if self.newer.end > 0 {
             if let Some(chain) = self.older.link(table) {
-                table.growth.lock().unwrap_or_else(PoisonError::into_inner).spilled.push_back(chain);
+                table.lock().spilled.push_back(chain);
             }
             std::mem::swap(&mut self.older, &mut self.newer);
         }
