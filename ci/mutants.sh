@@ -115,7 +115,7 @@ mutant 'begin_move: relaxed' entry a_write_a_rent_and_a_move $entry \
 mutant 'begin_life: word relaxed' entry reuse_against_a_stale_rent $entry \
     's/Word::open_at\(address\)\.to_bits\(\), Ordering::Release/Word::open_at(address).to_bits(), Ordering::Relaxed/'
 mutant 'begin_life: version relaxed' entry queries_against_reuse $entry \
-    's/self\.version\.store\(version, Ordering::Release\)/self.version.store(version, Ordering::Relaxed)/'
+    's/self\.version\.store\(version, Ordering::Release\);\n(\s+)version\n/self.version.store(version, Ordering::Relaxed);\n$1version\n/'
 mutant 'version: relaxed' entry queries_against_reuse $entry \
     's/self\.version\.load\(Ordering::Acquire\)/self.version.load(Ordering::Relaxed)/'
 mutant 'extent: relaxed' entry queries_against_reuse $entry \

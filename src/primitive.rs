@@ -3,7 +3,6 @@
 //! It mirrors the paths of `std`, so that a loom model can put a module of the same shape in its place and run the
 //! real protocol files: see `loom_tests/`. Nothing else in this crate imports `std::sync::atomic`.
 
-
 /// Atomics and fences.
 pub(crate) mod sync {
     pub(crate) mod atomic {

@@ -290,6 +290,33 @@ impl Shuffler {
         Reader::new(&self.core)
     }
 
+    /// Replaces a `Versioned` value. Readers that have it keep it until they are dropped; then it is dropped, in a step.
+    ///
+    /// # Errors
+    ///
+    /// `Stale` or `Invalid` as for [`rent`](Self::rent), `Busy` while another call replaces the value, `OutOfMemory` if there
+    /// is no room for the new one. The value comes back in [`Rejected`].
+    pub fn publish<T>(&self, handle: Versioned<T>, value: T) -> Result<(), Rejected<T, AccessError>>
+    where
+        T: Frozen + Send + Sync + 'static,
+    {
+        self.core.publish(handle.raw(), value)
+    }
+
+    /// Replaces a `Versioned` value by what `make` makes of it. If `make` panics the value stays.
+    ///
+    /// `make` runs with no lock held and may use this shuffler; of this very block it may only read.
+    ///
+    /// # Errors
+    ///
+    /// As for [`publish`](Self::publish); `make` may have been called, and what it made is dropped.
+    pub fn update<T>(&self, handle: Versioned<T>, make: impl FnOnce(&T) -> T) -> Result<(), AccessError>
+    where
+        T: Frozen + Send + Sync + 'static,
+    {
+        self.core.update(handle.raw(), make)
+    }
+
     /// Rents a block by raw handle, to read through a pointer. It must be returned with
     /// [`return_pointer`](Self::return_pointer). `T` is the block's type (or its element type), or, for a block of
     /// [`alloc_layout`](Self::alloc_layout), any type that fits in it.

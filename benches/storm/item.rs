@@ -1,13 +1,16 @@
 //! Blocks of every kind, and holds on them.
 
-use super::model::{Child, Ledger, Model, Pattern, Random, Tracked, text};
 use super::Shared;
-use memory_shuffler::{AllocError, Freed, Handle, OwnedRent, RawHandle, Rent, RentMut, Shuffler, Versioned};
+use super::model::{Child, Model, Pattern, Random, Tracked, text};
+use memory_shuffler::{
+    AccessError, AllocError, Freed, Handle, OwnedRent, RawHandle, Rent, RentMut, Shuffler, Versioned,
+};
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 
 #[derive(Clone, Copy)]
 pub enum Block {
@@ -48,7 +51,12 @@ impl Item {
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
         let kind = random.below(16);
         let bytes = if kind < 7 { 0 } else { random_size(random) };
-        let bytes = if matches!(kind, 10 | 11) { bytes & !7 } else { bytes };
+        let bytes = match kind {
+            10 | 11 => bytes & !7,
+            // A raw block of no bytes has room for no `u8` to be rented.
+            13 => bytes.max(1),
+            _ => bytes,
+        };
         let listed = random.one_in(16);
         let model = Model::new(ledger, id, bytes, listed);
         let block = match kind {
@@ -61,7 +69,7 @@ impl Item {
             7..10 => Block::Bytes(shuffler.alloc_copy(&filled(&model, bytes))?),
             10 | 11 => {
                 let handle = shuffler.alloc::<u64>(bytes / 8)?;
-                first_write(shuffler, ledger, handle, &model);
+                first_write(shuffler, handle, &model);
                 Block::Words(handle)
             }
             12 => Block::Text(shuffler.alloc_str(&text(model.seed(), bytes))?),
@@ -69,15 +77,7 @@ impl Item {
                 let align = 1 << random.below(13);
                 let layout = Layout::from_size_align(bytes, align).expect("a small layout");
                 let raw = shuffler.alloc_layout(layout)?;
-                match RawHold::exclusive(shuffler, raw, &model, align) {
-                    Ok(mut hold) => {
-                        if hold.bytes_mut().iter().any(|byte| *byte != 0) {
-                            model.fail("a new raw block is not zeroed");
-                        }
-                        hold.bytes_mut().fill_with_seed(model.seed());
-                    }
-                    Err(error) => model.fail(format_args!("a new raw block: {error:?}")),
-                }
+                first_raw_write(shuffler, raw, &model, align);
                 Block::Raw(raw, align)
             }
             _ => Block::SeenBytes(shuffler.alloc_versioned(&filled(&model, bytes))?),
@@ -140,36 +140,40 @@ impl Item {
 
 fn filled(model: &Model, bytes: usize) -> Vec<u8> {
     let mut pattern = vec![0; bytes];
-    pattern.as_mut_slice().fill_with_seed(model.seed());
+    pattern.paint(model.seed());
     pattern
 }
 
-trait FillWithSeed {
-    fn fill_with_seed(&mut self, seed: u64);
-}
-
-impl FillWithSeed for [u8] {
-    // `[u8]::fill` is an inherent method, which would hide the pattern's.
-    fn fill_with_seed(&mut self, seed: u64) {
-        Pattern::fill(self, seed);
-    }
-}
-
-fn first_write(shuffler: &Shuffler, ledger: &Ledger, handle: Handle<[u64]>, model: &Model) {
-    // Nobody else has the handle; a stale rent of the slot's last life may still be in the way for an instant.
-    while !ledger.stopped() {
-        match shuffler.rent_mut(handle) {
-            Ok(mut words) => {
-                if words.iter().any(|word| *word != 0) {
-                    model.fail("a new block is not zeroed");
-                }
-                Pattern::fill(&mut *words, model.seed());
-                return;
+/// Takes a hold on a block whose handle nobody else has yet: only a stale rent of the slot's last life may be in the way,
+/// for an instant.
+fn first_hold<T>(model: &Model, take: impl Fn() -> Result<T, AccessError>) -> Option<T> {
+    loop {
+        match take() {
+            Ok(hold) => return Some(hold),
+            Err(AccessError::Busy) if !model.is_over() => thread::yield_now(),
+            Err(AccessError::Busy) => return None,
+            Err(error) => {
+                model.fail(format_args!("a new block: {error:?}"));
+                return None;
             }
-            Err(memory_shuffler::AccessError::Busy) => std::thread::yield_now(),
-            Err(error) => model.fail(format_args!("a new block: {error:?}")),
         }
     }
+}
+
+fn first_write(shuffler: &Shuffler, handle: Handle<[u64]>, model: &Model) {
+    let Some(mut words) = first_hold(model, || shuffler.rent_mut(handle)) else { return };
+    if words.iter().any(|word| *word != 0) {
+        model.fail("a new block is not zeroed");
+    }
+    words.paint(model.seed());
+}
+
+fn first_raw_write(shuffler: &Shuffler, raw: RawHandle, model: &Arc<Model>, align: usize) {
+    let Some(mut hold) = first_hold(model, || RawHold::exclusive(shuffler, raw, model, align)) else { return };
+    if hold.bytes_mut().iter().any(|byte| *byte != 0) {
+        model.fail("a new raw block is not zeroed");
+    }
+    hold.bytes_mut().paint(model.seed());
 }
 
 /// A hold of any kind on a block of any kind.
@@ -200,7 +204,7 @@ impl<T: ?Sized + Pattern> Hold for RentMut<'_, T> {
     }
 
     fn rewrite(&mut self, model: &Model) {
-        (**self).fill(model.advance());
+        (**self).paint(model.advance());
     }
 
     fn is_exclusive(&self) -> bool {
@@ -213,9 +217,9 @@ pub struct RawHold<'a> {
     shuffler: &'a Shuffler,
     raw: RawHandle,
     pointer: NonNull<u8>,
-    bytes: usize,
     align: usize,
     exclusive: bool,
+    model: Arc<Model>,
 }
 
 // SAFETY: it is a counted hold, which any thread may give back.
@@ -225,27 +229,27 @@ impl<'a> RawHold<'a> {
     pub fn shared(
         shuffler: &'a Shuffler,
         raw: RawHandle,
-        model: &Model,
+        model: &Arc<Model>,
         align: usize,
-    ) -> Result<Self, memory_shuffler::AccessError> {
+    ) -> Result<Self, AccessError> {
         let pointer = shuffler.rent_pointer::<u8>(raw)?;
-        Ok(Self { shuffler, raw, pointer, bytes: model.bytes, align, exclusive: false })
+        Ok(Self { shuffler, raw, pointer, align, exclusive: false, model: model.clone() })
     }
 
     pub fn exclusive(
         shuffler: &'a Shuffler,
         raw: RawHandle,
-        model: &Model,
+        model: &Arc<Model>,
         align: usize,
-    ) -> Result<Self, memory_shuffler::AccessError> {
+    ) -> Result<Self, AccessError> {
         let pointer = shuffler.rent_pointer_mut::<u8>(raw)?;
-        Ok(Self { shuffler, raw, pointer, bytes: model.bytes, align, exclusive: true })
+        Ok(Self { shuffler, raw, pointer, align, exclusive: true, model: model.clone() })
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         assert!(self.exclusive);
         // SAFETY: the hold is exclusive and the block has that many bytes.
-        unsafe { slice::from_raw_parts_mut(self.pointer.as_ptr(), self.bytes) }
+        unsafe { slice::from_raw_parts_mut(self.pointer.as_ptr(), self.model.bytes) }
     }
 }
 
@@ -255,13 +259,13 @@ impl Hold for RawHold<'_> {
             model.fail(format_args!("{what}: {:?} is not aligned to {}", self.pointer, self.align));
         }
         // SAFETY: the hold keeps the block in place and unwritten, and the block has that many bytes.
-        unsafe { slice::from_raw_parts(self.pointer.as_ptr(), self.bytes) }.check(model, what);
+        unsafe { slice::from_raw_parts(self.pointer.as_ptr(), model.bytes) }.check(model, what);
     }
 
     fn rewrite(&mut self, model: &Model) {
         if self.exclusive {
             let seed = model.advance();
-            self.bytes_mut().fill_with_seed(seed);
+            self.bytes_mut().paint(seed);
         }
     }
 
@@ -273,7 +277,8 @@ impl Hold for RawHold<'_> {
 impl Drop for RawHold<'_> {
     fn drop(&mut self) {
         // SAFETY: this hold was rented once and is returned once, here; its pointer goes with it.
-        let returned = unsafe { self.shuffler.return_pointer(self.raw) };
-        assert_eq!(returned, Ok(()), "a raw block's return");
+        if let Err(error) = unsafe { self.shuffler.return_pointer(self.raw) } {
+            self.model.fail(format_args!("a raw return: {error:?}"));
+        }
     }
 }

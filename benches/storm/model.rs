@@ -147,6 +147,11 @@ impl Model {
         }
     }
 
+    /// Whether the storm is over.
+    pub fn is_over(&self) -> bool {
+        self.ledger.stopped()
+    }
+
     pub fn is_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
@@ -190,7 +195,7 @@ pub trait Pattern {
     /// Fails the model if anything is not as it should be.
     fn check(&self, model: &Model, what: &str);
     /// Writes the bytes of the model's seed; only inside an exclusive hold.
-    fn fill(&mut self, seed: u64);
+    fn paint(&mut self, seed: u64);
 }
 
 fn word(seed: u64, i: usize) -> u64 {
@@ -218,7 +223,7 @@ impl Pattern for [u64] {
         }
     }
 
-    fn fill(&mut self, seed: u64) {
+    fn paint(&mut self, seed: u64) {
         for (i, value) in self.iter_mut().enumerate() {
             *value = word(seed, i);
         }
@@ -241,7 +246,7 @@ impl Pattern for [u8] {
         }
     }
 
-    fn fill(&mut self, seed: u64) {
+    fn paint(&mut self, seed: u64) {
         for (i, chunk) in self.chunks_mut(8).enumerate() {
             chunk.copy_from_slice(&word(seed, i).to_le_bytes()[..chunk.len()]);
         }
@@ -261,7 +266,7 @@ impl Pattern for str {
         }
     }
 
-    fn fill(&mut self, _: u64) {
+    fn paint(&mut self, _: u64) {
         self.make_ascii_lowercase();
     }
 }
@@ -288,7 +293,7 @@ impl<const N: usize> Tracked<N> {
     pub fn new(model: &Arc<Model>, child: Option<Box<Child>>) -> Self {
         model.ledger.made.fetch_add(1, Ordering::AcqRel);
         let mut words = [0; N];
-        words.fill(model.seed());
+        words.paint(model.seed());
         Self { words, model: model.clone(), child }
     }
 }
@@ -304,8 +309,8 @@ impl<const N: usize> Pattern for Tracked<N> {
         }
     }
 
-    fn fill(&mut self, seed: u64) {
-        self.words.fill(seed);
+    fn paint(&mut self, seed: u64) {
+        self.words.paint(seed);
     }
 }
 

@@ -1,4 +1,4 @@
-//! From an address to the descriptor of its arena: a radix tree of two levels over the upper bits of the address.
+//! From an address to the descriptor of its arena: a radix tree of three levels over the upper bits of the address.
 //!
 //! Its nodes come zeroed from the supply, are made at first use and stay until the core goes.
 
@@ -11,68 +11,84 @@ use std::ptr::{self, NonNull};
 
 /// Addresses have this many bits: the contract of a source.
 const ADDRESS_BITS: u32 = 48;
+const LEVELS: u32 = 3;
 
-type Leaf = AtomicPtr<Descriptor>;
-type Branch = AtomicPtr<Leaf>;
+/// A place in a node: the next node, or in a node of the lowest level a descriptor.
+type Place = AtomicPtr<()>;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct ArenaMap {
-    root: AtomicPtr<Branch>,
+    root: Place,
     /// Arena bytes are 2 to this power.
     arena_shift: u32,
-    leaf_bits: u32,
+    /// A node has 2 to this power places.
+    node_bits: u32,
 }
 
 impl ArenaMap {
     pub(crate) fn new(arena_bytes: usize) -> Self {
         let arena_shift = arena_bytes.trailing_zeros();
-        Self { root: AtomicPtr::new(ptr::null_mut()), arena_shift, leaf_bits: (ADDRESS_BITS - arena_shift) / 2 }
+        let node_bits = (ADDRESS_BITS - arena_shift).div_ceil(LEVELS);
+        Self { root: AtomicPtr::new(ptr::null_mut()), arena_shift, node_bits }
     }
 
+    /// The place of an address in the node of a level, counted from the leaves.
     #[inline]
-    fn indexes(&self, address: usize) -> (usize, usize) {
-        let key = address >> self.arena_shift;
-        (key >> self.leaf_bits, key & ((1 << self.leaf_bits) - 1))
+    fn index(&self, address: usize, level: u32) -> usize {
+        (address >> (self.arena_shift + level * self.node_bits)) & ((1 << self.node_bits) - 1)
     }
 
-    fn root_layout(&self) -> Layout {
-        let bits = ADDRESS_BITS - self.arena_shift - self.leaf_bits;
-        Layout::array::<Branch>(1 << bits).expect("at most 2^16 pointers").align_to(4096).expect("a power of two")
+    fn node_layout(&self) -> Layout {
+        let layout = Layout::array::<Place>(1 << self.node_bits).expect("at most 2^11 pointers");
+        layout.align_to(4096).expect("a power of two").pad_to_align()
     }
 
-    fn leaf_layout(&self) -> Layout {
-        let layout = Layout::array::<Leaf>(1 << self.leaf_bits).expect("at most 2^16 pointers");
-        layout.align_to(4096).expect("a power of two")
+    /// The place of an address in a node.
+    ///
+    /// # Safety
+    ///
+    /// The node is one of this map's.
+    #[inline]
+    unsafe fn place(&self, node: NonNull<()>, address: usize, level: u32) -> &Place {
+        // SAFETY: a node has 2^node_bits places, and stays until the map is dissolved.
+        unsafe { node.cast::<Place>().add(self.index(address, level)).as_ref() }
     }
 
     /// The arena that an address was last in, if any.
     #[inline]
     pub(crate) fn find(&self, address: usize) -> Option<ArenaRef> {
-        let (branch, leaf) = self.indexes(address);
-        // Acquire, all three: pair with the releases in `set` and `node`.
-        let root = NonNull::new(self.root.load(Ordering::Acquire))?;
-        // SAFETY: an address of 48 bits has a branch within the root, which stays until the core goes.
-        let leaves = NonNull::new(unsafe { root.add(branch).as_ref() }.load(Ordering::Acquire))?;
-        // SAFETY: as above, within the leaves.
-        let descriptor = NonNull::new(unsafe { leaves.add(leaf).as_ref() }.load(Ordering::Acquire))?;
+        // Acquire, here and below: pairs with the releases in `set` and `child`.
+        let mut node = NonNull::new(self.root.load(Ordering::Acquire))?;
+        for level in (0..LEVELS).rev() {
+            // SAFETY: places of the root and of the levels below it lead to nodes of this map; the lowest to descriptors.
+            node = NonNull::new(unsafe { self.place(node, address, level) }.load(Ordering::Acquire))?;
+        }
         // SAFETY: `set` stored it from an `ArenaRef` of the same core.
-        Some(unsafe { ArenaRef::from_raw(descriptor) })
+        Some(unsafe { ArenaRef::from_raw(node.cast::<Descriptor>()) })
     }
 
     /// Makes sure that `set` can be called for an address.
     pub(crate) fn prepare(&self, address: usize, supply: &Supply) -> Result<(), AllocError> {
-        let root = Self::node(&self.root, self.root_layout(), supply)?;
-        // SAFETY: as in `find`.
-        Self::node(unsafe { root.add(self.indexes(address).0).as_ref() }, self.leaf_layout(), supply)?;
-        Ok(())
+        self.leaf(address, supply).map(drop)
     }
 
-    fn node<N>(place: &AtomicPtr<N>, layout: Layout, supply: &Supply) -> Result<NonNull<N>, AllocError> {
+    fn leaf(&self, address: usize, supply: &Supply) -> Result<NonNull<()>, AllocError> {
+        let mut node = self.child(&self.root, supply)?;
+        for level in (1..LEVELS).rev() {
+            // SAFETY: as in `find`.
+            node = self.child(unsafe { self.place(node, address, level) }, supply)?;
+        }
+        Ok(node)
+    }
+
+    /// The node that a place leads to, made if there is none.
+    fn child(&self, place: &Place, supply: &Supply) -> Result<NonNull<()>, AllocError> {
         if let Some(node) = NonNull::new(place.load(Ordering::Acquire)) {
             return Ok(node);
         }
-        let made = supply.acquire_zeroed(layout)?.cast::<N>();
+        let layout = self.node_layout();
+        let made = supply.acquire_zeroed(layout)?.cast::<()>();
         // Release: pairs with the acquire in `find`; the zeros are visible. Acquire: another thread's node may be found.
         match place.compare_exchange(ptr::null_mut(), made.as_ptr(), Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(made),
@@ -85,28 +101,28 @@ impl ArenaMap {
     }
 
     /// Makes `arena` the one that `address` is in. The address was prepared.
-    pub(crate) fn set(&self, address: usize, arena: ArenaRef) {
-        let (branch, leaf) = self.indexes(address);
-        let root = NonNull::new(self.root.load(Ordering::Acquire)).expect("prepared");
-        // SAFETY: as in `find`.
-        let leaves = unsafe { root.add(branch).as_ref() }.load(Ordering::Acquire);
+    pub(crate) fn set(&self, address: usize, arena: ArenaRef, supply: &Supply) {
+        let leaf = self.leaf(address, supply).expect("the address was prepared");
         // SAFETY: as in `find`. Release: pairs with the acquire there; the descriptor's fields are visible.
-        unsafe { NonNull::new(leaves).expect("prepared").add(leaf).as_ref() }.store(arena.as_ptr(), Ordering::Release);
+        unsafe { self.place(leaf, address, 0) }.store(arena.as_ptr().cast(), Ordering::Release);
     }
 
     /// Gives every node back. Nobody may use the map any more.
     pub(crate) fn dissolve(&mut self, supply: &Supply) {
-        let Some(root) = NonNull::new(*self.root.get_mut()) else { return };
-        let branches = self.root_layout().size() / size_of::<Branch>();
-        for branch in 0..branches {
-            // SAFETY: within the root.
-            if let Some(leaves) = NonNull::new(unsafe { root.add(branch).as_ref() }.load(Ordering::Relaxed)) {
-                // SAFETY: `node` made it with this layout; the core is going, so nobody uses it.
-                unsafe { supply.release(leaves.cast(), self.leaf_layout()) };
+        if let Some(root) = NonNull::new(std::mem::replace(self.root.get_mut(), ptr::null_mut())) {
+            self.release(root, LEVELS - 1, supply);
+        }
+    }
+
+    fn release(&self, node: NonNull<()>, level: u32, supply: &Supply) {
+        for index in 0..if level > 0 { 1_usize << self.node_bits } else { 0 } {
+            // SAFETY: within the node; the map is going, so nobody else uses it.
+            let child = unsafe { node.cast::<Place>().add(index).as_ref() }.load(Ordering::Relaxed);
+            if let Some(child) = NonNull::new(child) {
+                self.release(child, level - 1, supply);
             }
         }
-        // SAFETY: as above.
-        unsafe { supply.release(root.cast(), self.root_layout()) };
-        *self.root.get_mut() = ptr::null_mut();
+        // SAFETY: `child` made it with this layout.
+        unsafe { supply.release(node.cast(), self.node_layout()) };
     }
 }

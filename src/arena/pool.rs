@@ -7,7 +7,7 @@ use super::supply::Supply;
 use crate::error::AllocError;
 use crate::primitive::sync::atomic::{AtomicU64, Ordering};
 use std::alloc::Layout;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A piece of a reserve arena, as large as the largest movable block: what a helper falls back on.
@@ -17,6 +17,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) struct Extent {
     pub(crate) arena: ArenaRef,
     pub(crate) base: usize,
+}
+
+/// A block that gets memory of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LargeBlock {
+    pub(crate) payload: usize,
+    pub(crate) align: usize,
+    pub(crate) zeroed: bool,
+    pub(crate) ground: Ground,
+    /// Goes into the descriptor.
+    pub(crate) header: Header,
+    pub(crate) owner: u32,
 }
 
 /// The arenas of one shuffler.
@@ -79,51 +91,42 @@ impl Pool {
             return Ok(arena);
         }
         let chunk = supply.acquire(self.arena_layout)?;
-        let base = chunk.as_ptr().expose_provenance();
-        if let Err(cause) = self.map.prepare(base, supply) {
-            // SAFETY: just acquired with this layout, and nobody else has seen it.
-            unsafe { supply.release(chunk, self.arena_layout) };
-            return Err(cause);
-        }
-        let arena = self.vacant_descriptor();
-        arena.open(chunk, self.arena_layout, ground, usage, owner);
-        self.map.set(base, arena);
+        self.describe(supply, chunk, self.arena_layout, ground, usage, owner)
+    }
+
+    /// Memory for one large block, sealed from the first.
+    pub(crate) fn take_large(&self, supply: &Supply, block: &LargeBlock, now: u64) -> Result<ArenaRef, AllocError> {
+        // The payload starts the chunk. Aligned like an arena, it shares no place in the map with another.
+        let bytes = block.payload.max(1).checked_next_multiple_of(4096).ok_or(AllocError::LayoutOverflow)?;
+        let layout = Layout::from_size_align(bytes, block.align.max(self.arena_layout.align()))
+            .map_err(|_| AllocError::LayoutOverflow)?;
+        let chunk = if block.zeroed { supply.acquire_zeroed(layout) } else { supply.acquire(layout) }?;
+        let arena = self.describe(supply, chunk, layout, block.ground, Use::Large, block.owner)?;
+        arena.set_large(block.header, block.payload);
+        arena.open_sealed(layout.size(), layout.size(), now);
         Ok(arena)
     }
 
-    fn vacant_descriptor(&self) -> ArenaRef {
-        let vacant = lock(&self.vacant).pop();
-        vacant.unwrap_or_else(|| self.list.add())
-    }
-
-    /// Memory for one large block, whose header `header` will be in the descriptor.
-    pub(crate) fn take_large(
+    /// A descriptor for a chunk that was just acquired; without one the chunk goes back.
+    fn describe(
         &self,
         supply: &Supply,
-        payload: usize,
-        align: usize,
-        zeroed: bool,
+        chunk: NonNull<u8>,
+        layout: Layout,
         ground: Ground,
-        header: impl FnOnce() -> Header,
+        usage: Use,
         owner: u32,
-        now: u64,
     ) -> Result<ArenaRef, AllocError> {
-        // The payload starts the chunk. Aligned like an arena, it shares no place in the map with another.
-        let bytes = payload.max(1).checked_next_multiple_of(4096).ok_or(AllocError::LayoutOverflow)?;
-        let layout = Layout::from_size_align(bytes, align.max(self.arena_layout.align()))
-            .map_err(|_| AllocError::LayoutOverflow)?;
-        let chunk = if zeroed { supply.acquire_zeroed(layout) } else { supply.acquire(layout) }?;
         let base = chunk.as_ptr().expose_provenance();
         if let Err(cause) = self.map.prepare(base, supply) {
-            // SAFETY: just acquired with this layout, and nobody else has seen it.
+            // SAFETY: the caller acquired it just now with this layout, and nobody else has seen it.
             unsafe { supply.release(chunk, layout) };
             return Err(cause);
         }
-        let arena = self.vacant_descriptor();
-        arena.open(chunk, layout, ground, Use::Large, owner);
-        arena.set_large(header(), payload);
-        arena.open_sealed(layout.size(), layout.size(), now);
-        self.map.set(base, arena);
+        let vacant = lock(&self.vacant).pop();
+        let arena = vacant.unwrap_or_else(|| self.list.add());
+        arena.open(chunk, layout, ground, usage, owner);
+        self.map.set(base, arena, supply);
         Ok(arena)
     }
 

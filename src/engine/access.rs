@@ -2,6 +2,7 @@
 
 use super::Core;
 use super::allocate::{LARGE_EXTENT, payload_at};
+use super::settle::{End, Record};
 use crate::arena::Header;
 use crate::error::AccessError;
 use crate::handle::RawHandle;
@@ -114,7 +115,7 @@ impl Core {
     }
 
     #[cold]
-    fn wake(entry: &Entry) {
+    pub(super) fn wake(entry: &Entry) {
         // SAFETY: the key is an entry, which nobody else parks on.
         unsafe { parking_lot_core::unpark_all(ptr::from_ref(entry).addr(), DEFAULT_UNPARK_TOKEN) };
     }
@@ -149,7 +150,7 @@ impl Core {
             Self::wake(entry);
         }
         if let Some(address) = left.settle {
-            self.deferred.ready.push(super::Record::Settle { address, after_claims: false });
+            self.deferred.ready.push(Record::Settle { address, after_claims: false, end: End::Freed });
             self.notify();
         }
     }
@@ -195,7 +196,7 @@ impl Core {
         }
         let left = entry.give_back(Hold::Exclusive);
         debug_assert_eq!(left.settle, Some(address));
-        self.settle(address, false);
+        self.settle(address, End::Emptied);
         Ok(value)
     }
 

@@ -1,8 +1,10 @@
 //! How blocks are made: room in the thread's own arena, a slot from its own cache, and no shared write on the common path.
 
 use super::Core;
+use super::settle::End;
 use crate::arena::lease::{with_last_shard, with_shard};
-use crate::arena::shard::{Filled, add};
+use crate::arena::pool::LargeBlock;
+use crate::arena::shard::{Counts, Filled, Private, add};
 use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State, Use};
 use crate::builder::Budget;
 use crate::error::AllocError;
@@ -29,6 +31,16 @@ pub(crate) struct Building<'a> {
     header: Header,
     address: usize,
     extent: u32,
+    life: Life,
+}
+
+/// Whether a block begins a life or goes on with one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Life {
+    /// In a slot of its own.
+    New,
+    /// In the place of the block that is in this slot now.
+    Of(u32),
 }
 
 /// Set in an extent: the block is large, its size is in its descriptor.
@@ -51,11 +63,20 @@ impl Building<'_> {
         let version = this.core.table.known(slot).begin_life(this.address, this.extent);
         RawHandle::new(slot, version)
     }
+
+    /// Makes the block whole, to be put in another's place, and returns its address.
+    pub(super) fn finish(self) -> usize {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: as in `publish`.
+        unsafe { this.at.as_ref() }.store(this.header.with_state(State::Live));
+        this.address
+    }
 }
 
 impl Drop for Building<'_> {
     fn drop(&mut self) {
-        self.core.settle(self.address, false);
+        let end = if self.life == Life::New { End::Emptied } else { End::Unused };
+        self.core.settle(self.address, end);
     }
 }
 
@@ -107,6 +128,18 @@ impl Core {
         align: usize,
         zeroed: bool,
     ) -> Result<Building<'_>, AllocError> {
+        self.reserve_for(Life::New, info, payload, align, zeroed)
+    }
+
+    /// As [`reserve`](Self::reserve), also for a block that goes on with a life.
+    pub(super) fn reserve_for(
+        &self,
+        life: Life,
+        info: &'static TypeInfo,
+        payload: usize,
+        align: usize,
+        zeroed: bool,
+    ) -> Result<Building<'_>, AllocError> {
         if align > MAX_ALIGN {
             return Err(AllocError::UnsupportedAlignment { max: MAX_ALIGN });
         }
@@ -115,10 +148,10 @@ impl Core {
         if wraps.is_none_or(|sum| Layout::from_size_align(sum, align).is_err()) {
             return Err(AllocError::LayoutOverflow);
         }
-        match self.try_reserve(info, payload, align, zeroed) {
+        match self.try_reserve(life, info, payload, align, zeroed) {
             Err(AllocError::MemoryLimit { .. }) => {
                 self.relieve();
-                self.try_reserve(info, payload, align, zeroed).map_err(|cause| self.with_pins(cause))
+                self.try_reserve(life, info, payload, align, zeroed).map_err(|cause| self.with_pins(cause))
             }
             outcome => outcome,
         }
@@ -126,16 +159,17 @@ impl Core {
 
     fn try_reserve(
         &self,
+        life: Life,
         info: &'static TypeInfo,
         payload: usize,
         align: usize,
         zeroed: bool,
     ) -> Result<Building<'_>, AllocError> {
         if !self.pool.is_movable(payload, align) {
-            return self.reserve_large(info, payload, align, zeroed);
+            return self.reserve_large(life, info, payload, align, zeroed);
         }
         loop {
-            if let Some(building) = self.reserve_own(info, payload, align)? {
+            if let Some(building) = self.reserve_own(life, info, payload, align)? {
                 if zeroed {
                     // SAFETY: the payload is the building block's own.
                     unsafe { building.payload().write_bytes(0, payload) };
@@ -149,6 +183,7 @@ impl Core {
     /// `None`: the thread's arena is full, or it has none.
     fn reserve_own(
         &self,
+        life: Life,
         info: &'static TypeInfo,
         payload: usize,
         align: usize,
@@ -158,7 +193,7 @@ impl Core {
             if !shard.ground(info.ground()).has_room(payload, align) {
                 return Ok(None);
             }
-            let slot = shard.slots.take(&self.table, &self.supply)?;
+            let slot = self.slot_for(life, shard)?;
             let Some(address) = shard.ground(info.ground()).bump(payload, align) else {
                 unreachable!("there was room");
             };
@@ -166,10 +201,23 @@ impl Core {
             let at = header_before(address);
             // SAFETY: the eight bytes before the payload are the header's, which only this shard knows so far.
             unsafe { at.as_ref() }.store(header);
+            Self::count(life, counts, payload);
+            Ok(Some(Building { core: self, at, header, address, extent: header.extent(), life }))
+        })
+    }
+
+    fn slot_for(&self, life: Life, shard: &mut Private) -> Result<u32, AllocError> {
+        match life {
+            Life::New => shard.slots.take(&self.table, &self.supply),
+            Life::Of(slot) => Ok(slot),
+        }
+    }
+
+    fn count(life: Life, counts: &Counts, payload: usize) {
+        if life == Life::New {
             add(&counts.allocated_blocks, 1);
             add(&counts.allocated_bytes, payload as u64);
-            Ok(Some(Building { core: self, at, header, address, extent: header.extent() }))
-        })
+        }
     }
 
     /// Gives the thread's shard a new arena to fill, and an extent if it has none; seals the old arena.
@@ -201,6 +249,7 @@ impl Core {
 
     fn reserve_large(
         &self,
+        life: Life,
         info: &'static TypeInfo,
         payload: usize,
         align: usize,
@@ -208,22 +257,23 @@ impl Core {
     ) -> Result<Building<'_>, AllocError> {
         let (tag, slot, owner) = with_shard(self, |shard, _, id| {
             let tag = shard.tags.tag_of(info)?;
-            shard.slots.take(&self.table, &self.supply).map(|slot| (tag, slot, id))
+            self.slot_for(life, shard).map(|slot| (tag, slot, id))
         })?;
         // A large block's size is in its descriptor; the header has the slot, the type and the state.
         let header = Header::new(slot, 0, tag, State::Building);
-        let taken =
-            self.pool.take_large(&self.supply, payload, align, zeroed, info.ground(), || header, owner, self.now());
+        let block = LargeBlock { payload, align, zeroed, ground: info.ground(), header, owner };
+        let taken = self.pool.take_large(&self.supply, &block, self.now());
         with_shard(self, |shard, counts, _| match taken {
             Ok(arena) => {
-                add(&counts.allocated_blocks, 1);
-                add(&counts.allocated_bytes, payload as u64);
+                Self::count(life, counts, payload);
                 let extent = header.extent() | LARGE_EXTENT;
                 let at = NonNull::from(&arena.header);
-                Ok(Building { core: self, at, header, address: arena.base(), extent })
+                Ok(Building { core: self, at, header, address: arena.base(), extent, life })
             }
             Err(cause) => {
-                shard.slots.put(&self.table, slot, self.table.known(slot));
+                if life == Life::New {
+                    shard.slots.put(&self.table, slot, self.table.known(slot));
+                }
                 Err(cause)
             }
         })

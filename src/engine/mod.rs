@@ -21,6 +21,7 @@
 pub(crate) mod access;
 pub(crate) mod allocate;
 pub(crate) mod help;
+mod publish;
 pub(crate) mod settle;
 
 use crate::arena::{Pool, Shards, Supply};

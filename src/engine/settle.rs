@@ -15,15 +15,39 @@ use std::{ptr, thread};
 /// Work that must not run where it fell due.
 #[derive(Debug)]
 pub(crate) enum Record {
-    /// A block that was freed: settle it.
+    /// A block that is nobody's any more: settle it.
     Settle {
         /// Of the payload.
         address: usize,
         /// Movers may be copying it: only once its arena has no claims.
         after_claims: bool,
+        end: End,
     },
     /// An arena of `Versioned` blocks that was emptied, and that no reader looks into any more.
     Recycle(ArenaRef),
+}
+
+/// How a block ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// Freed: its value is dropped and its slot is free for another life.
+    Freed,
+    /// Its value was moved out, or never was there; its slot is free for another life.
+    Emptied,
+    /// Another block is in its place: its value is dropped, and the slot goes on.
+    Replaced,
+    /// It was to be in another's place and is not: its value was moved out, and the slot goes on.
+    Unused,
+}
+
+impl End {
+    fn drops_value(self) -> bool {
+        matches!(self, Self::Freed | Self::Replaced)
+    }
+
+    fn ends_life(self) -> bool {
+        matches!(self, Self::Freed | Self::Emptied)
+    }
 }
 
 /// What a destructor's panic carried.
@@ -36,21 +60,23 @@ struct Burial<'a> {
     at: &'a AtomicHeader,
     header: Header,
     payload: usize,
+    end: End,
 }
 
 impl Drop for Burial<'_> {
     #[inline]
     fn drop(&mut self) {
-        let Self { core, arena, at, header, payload } = *self;
+        let Self { core, arena, at, header, payload, end } = *self;
         let large = arena.usage() == Use::Large;
         let footprint = if large { arena.chunk().1.size() } else { header.footprint() };
         at.store(header.with_state(State::Dead));
         let own = with_shard(core, |shard, counts, _| {
-            add(&counts.freed_blocks, 1);
-            add(&counts.freed_bytes, payload as u64);
-            let own = shard.ground(arena.ground()).bury(arena, footprint);
-            shard.slots.put(&core.table, header.slot(), core.table.known(header.slot()));
-            own
+            if end.ends_life() {
+                add(&counts.freed_blocks, 1);
+                add(&counts.freed_bytes, payload as u64);
+                shard.slots.put(&core.table, header.slot(), core.table.known(header.slot()));
+            }
+            shard.ground(arena.ground()).bury(arena, footprint)
         });
         if !own {
             core.subtract(arena, footprint);
@@ -143,32 +169,32 @@ impl Core {
     pub(crate) fn settle_freed(&self, address: usize, moving: bool) {
         let arena = self.arena_of(address);
         if arena.ground() == Ground::Versioned {
-            self.defer(Record::Settle { address, after_claims: moving });
+            self.defer(Record::Settle { address, after_claims: moving, end: End::Freed });
             return;
         }
         // SAFETY: the block's bytes are still counted in the arena.
         let header = unsafe { arena.header_of(address) }.load();
         if moving && registry().drops(header.tag()) {
             // A destructor writes to the bytes that a mover may be reading.
-            self.deferred.ready.push(Record::Settle { address, after_claims: true });
+            self.deferred.ready.push(Record::Settle { address, after_claims: true, end: End::Freed });
             self.notify();
             return;
         }
-        self.settle(address, true);
+        self.settle(address, End::Freed);
     }
 
-    /// Settles a block that nobody uses. `run`: with its destructor.
+    /// Settles a block that nobody uses.
     ///
     /// A panic of the destructor goes on to the caller, after the block is buried; while the thread is unwinding already,
     /// it is caught.
-    pub(crate) fn settle(&self, address: usize, run: bool) {
+    pub(crate) fn settle(&self, address: usize, end: End) {
         let arena = self.arena_of(address);
         // SAFETY: the block's bytes are counted in the arena until the burial.
         let (at, payload) = unsafe { (arena.header_of(address), arena.payload_bytes(address)) };
         let header = at.load();
-        let burial = Burial { core: self, arena, at, header, payload };
+        let burial = Burial { core: self, arena, at, header, payload, end };
         let info = registry().info(header.tag());
-        if run && info.needs_drop() {
+        if end.drops_value() && info.needs_drop() {
             at.store(header.with_state(State::Dying));
             let bytes = ptr::with_exposed_provenance_mut::<u8>(address);
             // SAFETY: whoever settles is the only one (the entry's word decided it), the readers and the movers of the bytes
@@ -191,12 +217,12 @@ impl Core {
         for record in records.by_ref().take(most) {
             match record {
                 Record::Recycle(arena) => self.recycle(arena),
-                Record::Settle { address, after_claims: true } if self.is_claimed(address) => {
+                Record::Settle { address, after_claims: true, .. } if self.is_claimed(address) => {
                     self.deferred.ready.push(record);
                     continue;
                 }
-                Record::Settle { address, .. } => {
-                    let settled = catch_unwind(AssertUnwindSafe(|| self.settle(address, true)));
+                Record::Settle { address, end, .. } => {
+                    let settled = catch_unwind(AssertUnwindSafe(|| self.settle(address, end)));
                     first_panic = first_panic.or(settled.err());
                 }
             }

@@ -1,0 +1,72 @@
+//! Storms over several configurations: 10 s together, or `STORM_SECONDS` each. A failure names its seed; `STORM_SEED` runs
+//! the same storm again, as far as threads let it be the same.
+
+#[path = "../benches/storm/mod.rs"]
+mod storm;
+
+use memory_shuffler::{Budget, BumpSource, Shuffler, Trigger};
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Storms want the machine for themselves.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn variable<T: FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+fn check(name: &'static str, seconds: f64, limited: bool, build: fn() -> Shuffler) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
+    let config = storm::Config {
+        name,
+        threads: 8,
+        length: Duration::from_secs_f64(variable("STORM_SECONDS").unwrap_or(seconds)),
+        seed: variable("STORM_SEED").unwrap_or_else(clock),
+        shuffles: true,
+        without_a_break: false,
+        limited,
+        build,
+    };
+    match storm::run(&config) {
+        Ok(outcome) => {
+            println!("storm '{name}', STORM_SEED={}: {outcome}", config.seed);
+            assert!(outcome.stats.moves > 0, "nothing moved: {outcome}");
+            assert!(outcome.stats.arenas_returned > 0, "no arena went back: {outcome}");
+        }
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+#[test]
+fn default_configuration() {
+    check("default", 3.0, false, Shuffler::new);
+}
+
+#[test]
+fn tiny_arenas() {
+    let build = || {
+        let budget = Budget { bytes: 4096, time: Duration::from_micros(50) };
+        Shuffler::builder().arena_bytes(64 << 10).retain_bytes(0).budget(budget).build().unwrap()
+    };
+    check("tiny arenas", 2.5, false, build);
+}
+
+#[test]
+fn bump_source() {
+    check("BumpSource", 1.5, false, || Shuffler::builder().source(BumpSource::new()).build().unwrap());
+}
+
+#[test]
+fn inline_trigger() {
+    let build = || Shuffler::builder().trigger(Trigger::Inline).retain_bytes(0).build().unwrap();
+    check("inline trigger", 1.5, false, build);
+}
+
+#[test]
+fn memory_limit() {
+    let build = || Shuffler::builder().arena_bytes(128 << 10).memory_limit(12 << 20).build().unwrap();
+    check("memory limit", 1.5, true, build);
+}
