@@ -214,21 +214,29 @@ impl Core {
         self.table.give_back_pages(&self.supply);
     }
 
+    /// Hands the free slots and extents that the calling thread's shard keeps to others.
+    pub(crate) fn drain_own(&self) {
+        for extent in with_shard(self, |shard, _, _| self.drain(shard)).into_iter().flatten() {
+            self.pool.put_extent(extent);
+        }
+    }
+
+    fn drain(&self, shard: &mut Private) -> [Option<Extent>; 2] {
+        shard.slots.drain(&self.table);
+        shard.extents.each_mut().map(Option::take)
+    }
+
     /// Takes free slots and extents from shards that nobody uses, and from the caller's.
     fn drain_idle(&self) {
-        let drain = |shard: &mut Private| {
-            shard.slots.drain(&self.table);
-            shard.extents.each_mut().map(Option::take)
-        };
         let mut extents: Vec<Extent> = Vec::new();
         for role in [Role::Mutator, Role::Mover] {
             for shard in self.shards.lease_idle(role) {
                 // SAFETY: leased just now, and handed back below.
-                extents.extend(drain(unsafe { &mut *(*shard.0).private.get() }).into_iter().flatten());
+                extents.extend(self.drain(unsafe { &mut *(*shard.0).private.get() }).into_iter().flatten());
                 self.shards.hand_back(shard, role);
             }
         }
-        extents.extend(with_shard(self, |shard, _, _| drain(shard)).into_iter().flatten());
+        extents.extend(with_shard(self, |shard, _, _| self.drain(shard)).into_iter().flatten());
         extents.extend(self.pool.take_idle_extents());
         for extent in extents {
             self.pool.end_extent(extent);
@@ -339,12 +347,14 @@ impl Core {
         })
     }
 
-    /// Seals the arenas of shards that nobody uses, and the caller's own, if they hold at least so many dead bytes.
+    /// Seals the arenas of shards that nobody uses, and the caller's own, if they hold at least so many dead bytes or nothing
+    /// at all.
     pub(crate) fn seal_idle(&self, dead_at_least: usize) {
         let take_filled = |shard: &mut Private| -> [Option<Filled>; 2] {
             shard.bumps.each_mut().map(|bump| {
-                let (arena, _, dead) = bump.state()?;
-                if dead + arena.account.debt() < dead_at_least { None } else { bump.install(None, 0) }
+                let (arena, used, dead) = bump.state()?;
+                let keep = used > 0 && dead + arena.account.debt() < dead_at_least;
+                if keep { None } else { bump.install(None, 0) }
             })
         };
         for role in [Role::Mutator, Role::Mover] {

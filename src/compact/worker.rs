@@ -149,6 +149,8 @@ fn run(core: Arc<Core>) {
             worker.wait(waiting.then_some(next_look));
             worker.rest(Instant::now() + GATHER);
             waiting = work(&core, &mut next_look);
+            // What this thread freed for others is of no use to it.
+            core.drain_own();
         }
     }));
     worker.set(if ended.is_ok() { CompactorState::Stopped } else { CompactorState::Panicked });
