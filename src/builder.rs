@@ -141,7 +141,7 @@ impl Builder {
         Ok(Shuffler::with_config(config, source))
     }
 
-    fn check(&self) -> Result<Config, ConfigError> {
+    pub(crate) fn check(&self) -> Result<Config, ConfigError> {
         if !self.arena_bytes.is_power_of_two() || !(MIN_ARENA..=MAX_ARENA).contains(&self.arena_bytes) {
             let why = "it must be a power of two from 64 KiB to 64 MiB";
             return Err(ConfigError::new("arena_bytes", self.arena_bytes, why));

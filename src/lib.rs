@@ -17,6 +17,8 @@ mod rent;
 mod shuffler;
 mod stats;
 mod table;
+#[cfg(test)]
+mod tests;
 mod types;
 
 #[cfg(unix)]

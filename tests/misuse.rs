@@ -72,7 +72,11 @@ fn every_use(shuffler: &Shuffler, handle: RawHandle, error: AccessError, text: &
     refused(shuffler.rent_pointer::<u64>(handle), error, text);
     refused(shuffler.rent_pointer_mut::<u64>(handle), error, text);
     // SAFETY: nothing is rented by this handle, so nobody's hold is returned: that it is refused is what is tested.
-    refused(unsafe { shuffler.return_pointer(handle) }, error, text);
+    match unsafe { shuffler.return_pointer(handle) } {
+        // The first free leaves a version that a holder may still return to: nobody does.
+        Err(AccessError::NotRented) if error == AccessError::Stale => {}
+        outcome => refused(outcome, error, text),
+    }
     let directory = Directory::new(shuffler);
     let name = directory.grant(handle, Rights::ALL);
     refused(directory.resolve::<u64>(&name, Rights::READ).map(drop), error, text);
@@ -553,7 +557,7 @@ fn row_10_nothing_at_all() {
     assert_eq!(shuffler.rent_mut(many).unwrap().len(), 0);
     shuffler.shuffle();
     for unit in units {
-        shuffler.rent_mut(unit).unwrap();
+        drop(shuffler.rent_mut(unit).unwrap());
         assert_eq!(shuffler.take(unit), Ok(()));
     }
     for handle in [RawHandle::from(empty), no_text.into(), raw, many.into()] {
@@ -627,14 +631,20 @@ fn row_12_alignments() {
 
     #[derive(Clone, Copy)]
     #[repr(align(4194304))]
-    struct TooWide([u8; 4 << 20]);
+    struct TooWide(#[expect(dead_code, reason = "no value is ever made")] [u8; 4 << 20]);
     // SAFETY: bytes.
     unsafe impl Zeroable for TooWide {}
-    refused(shuffler.alloc::<TooWide>(1), AllocError::UnsupportedAlignment { max }, text);
-    refused(shuffler.alloc::<TooWide>(0), AllocError::UnsupportedAlignment { max }, text);
-    refused(shuffler.alloc_copy::<TooWide>(&[]), AllocError::UnsupportedAlignment { max }, text);
-    let made = shuffler.create_with::<TooWide>(|| panic!("it is not to be made"));
-    refused(made, AllocError::UnsupportedAlignment { max }, text);
+    // Calls that have a place for such a value on their stack need a stack with that place.
+    let spacious = thread::Builder::new().stack_size(256 << 20);
+    let small = shuffler.clone();
+    let calls = move || {
+        refused(small.alloc::<TooWide>(1), AllocError::UnsupportedAlignment { max }, text);
+        refused(small.alloc::<TooWide>(0), AllocError::UnsupportedAlignment { max }, text);
+        refused(small.alloc_copy::<TooWide>(&[]), AllocError::UnsupportedAlignment { max }, text);
+        let made = small.create_with::<TooWide>(|| panic!("it is not to be made"));
+        refused(made, AllocError::UnsupportedAlignment { max }, text);
+    };
+    spacious.spawn(calls).unwrap().join().unwrap();
 
     #[derive(Clone, Copy)]
     #[repr(align(2097152))]
@@ -904,7 +914,7 @@ fn row_21_returned_and_freed_elsewhere() {
 #[test]
 fn row_22_a_leaked_rent() {
     let (shuffler, source) = checked();
-    let kept = fragmented(&shuffler, 64 << 10, 8, 8);
+    let kept = fragmented(&shuffler, 64 << 10, 8, 16);
     let leaked = kept[3];
     let address = std::mem::ManuallyDrop::new(shuffler.rent(leaked).unwrap()).as_ptr() as usize;
     for _ in 0..5 {
@@ -914,7 +924,7 @@ fn row_22_a_leaked_rent() {
     assert_eq!(shuffler.inspect(leaked).unwrap().address, address);
     assert!(stats.pinned_bytes >= 1024 && stats.skipped_pinned > 0, "{stats:?}");
     assert!(shuffler.arenas().iter().any(|arena| arena.pinned >= 1024));
-    check_fragmented(&shuffler, &kept, 64 << 10, 8);
+    check_fragmented(&shuffler, &kept, 64 << 10, 16);
     drop(shuffler);
     assert_eq!(source.chunks(), 0, "a rent that was leaked holds nobody up");
 }
@@ -980,6 +990,9 @@ impl Drop for Bomb {
     }
 }
 
+// SAFETY: it has no interior mutability inline: the ledger is behind pointers.
+unsafe impl memory_shuffler::Frozen for Bomb {}
+
 #[test]
 fn row_25_panic_in_a_destructor() {
     let shuffler = manual();
@@ -1039,8 +1052,6 @@ fn row_25_panic_in_a_destructor() {
 
 #[test]
 fn row_25_a_panic_does_not_surface_in_a_step_or_a_reader() {
-    // SAFETY: it has no interior mutability inline: the ledger is behind pointers.
-    unsafe impl memory_shuffler::Frozen for Bomb {}
     for trigger in [Trigger::Manual, Trigger::Inline, Trigger::Background] {
         let shuffler = Shuffler::builder().trigger(trigger).build().unwrap();
         let ledger = Ledger::new(50);
@@ -1122,7 +1133,7 @@ fn row_28_a_destructor_uses_the_same_shuffler() {
                 drop(reader);
                 assert_eq!(shuffler.take(number), Ok(2));
                 drop(shuffler.owned(text));
-                kept.into_iter().for_each(|block| drop(shuffler.free(block).unwrap()));
+                kept.into_iter().for_each(|block| assert_eq!(shuffler.free(block), Ok(Freed::Now)));
                 assert!(shuffler.stats().live_blocks > 0, "this block is live until it is settled");
                 done.fetch_add(1, Ordering::SeqCst);
             }
@@ -1274,6 +1285,7 @@ fn every_source_is_given_everything_back() {
         shuffler.create_versioned(vec![1; 10]).unwrap();
     }
     drop(shuffler);
-    assert_eq!((source.chunks(), source.bytes()), (0, 0));
     ledger.settled();
+    // The compactor's thread may be the last to let go of the memory, an instant later.
+    common::eventually("the memory goes back", || source.chunks() == 0);
 }

@@ -172,13 +172,16 @@ impl Descriptor {
 
     /// Payload bytes of the large block.
     pub(crate) fn large_payload(&self) -> usize {
-        self.payload.load(Ordering::Relaxed)
+        // Acquire: pairs with the release in `set_large`; who sees the size of a later block sees that the earlier one's life
+        // is over.
+        self.payload.load(Ordering::Acquire)
     }
 
     /// Makes the descriptor a large block's: its header and its size.
     pub(crate) fn set_large(&self, header: Header, payload: usize) {
         self.header.store(header);
-        self.payload.store(payload, Ordering::Relaxed);
+        // Release: pairs with the acquire in `large_payload`.
+        self.payload.store(payload, Ordering::Release);
     }
 
     /// The header of the block whose payload is at `address`: the way to every header.

@@ -226,7 +226,7 @@ impl Core {
             if entry.version() != version {
                 continue;
             }
-            let pending_free = version == raw.version() + 1 && !word.is_open() && word.is_held();
+            let pending_free = version == raw.version().wrapping_add(1) && !word.is_open() && word.is_held();
             if version != raw.version() && !pending_free {
                 return Err(Self::outdated(raw, entry));
             }
@@ -251,7 +251,7 @@ impl Core {
         // has not ended meanwhile.
         let payload = self.arena_of(glimpse.address).large_payload();
         let entry = self.entry(raw)?;
-        let version = if glimpse.pending_free { raw.version() + 1 } else { raw.version() };
+        let version = if glimpse.pending_free { raw.version().wrapping_add(1) } else { raw.version() };
         if entry.version() == version { Ok(payload) } else { Err(Self::outdated(raw, entry)) }
     }
 

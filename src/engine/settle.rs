@@ -2,6 +2,7 @@
 
 use super::Core;
 use super::allocate::header_before;
+use super::help::Claim;
 use crate::arena::lease::{with_last_shard, with_shard};
 use crate::arena::shard::add;
 use crate::arena::{ArenaRef, AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State, Use};
@@ -217,11 +218,12 @@ impl Core {
         for record in records.by_ref().take(most) {
             match record {
                 Record::Recycle(arena) => self.recycle(arena),
-                Record::Settle { address, after_claims: true, .. } if self.is_claimed(address) => {
-                    self.deferred.ready.push(record);
-                    continue;
-                }
-                Record::Settle { address, end, .. } => {
+                Record::Settle { address, after_claims, end } => {
+                    let alone = after_claims.then(|| self.claim_alone(address));
+                    if let Some(None) = alone {
+                        self.deferred.ready.push(record);
+                        continue;
+                    }
                     let settled = catch_unwind(AssertUnwindSafe(|| self.settle(address, end)));
                     first_panic = first_panic.or(settled.err());
                 }
@@ -246,9 +248,15 @@ impl Core {
         }
     }
 
-    /// Whether anybody may be copying out of the arena. Its records' own blocks keep it from being recycled.
-    fn is_claimed(&self, address: usize) -> bool {
-        self.arena_of(address).account.balance().claims > 0
+    /// A claim on the arena of a block that was freed while it was being moved, if nobody else has one: then no helper that
+    /// saw MOVING can still be copying.
+    ///
+    /// It takes a claim of its own to know: a helper claims first and then looks at the word again, so of the two
+    /// read-modify-writes on the account the later one sees the earlier, and a helper that comes after this claim sees the
+    /// word closed. A plain look at the account would miss it.
+    fn claim_alone(&self, address: usize) -> Option<Claim<'_>> {
+        let claim = Claim::new(self, self.arena_of(address))?;
+        (claim.arena.account.balance().claims == 1).then_some(claim)
     }
 
     /// Helps the epoch forward as far as the readers let it, so that what waits becomes ready.

@@ -117,8 +117,8 @@ pub(crate) trait Memory {
     fn won(&self, claim: Self::Claim<'_>, source: usize, copy: Self::Copy);
     /// Another commit or a free came first: the copy is dead, the claim is given back.
     fn lost(&self, claim: Self::Claim<'_>, copy: Self::Copy);
-    /// Something that fell to a hold taken by mistake, on a life that is not the caller's: nobody's destructor may run
-    /// inside a stranger's rent, so it is put off.
+    /// Something that fell to a hold taken by mistake, on a life that is not the caller's: sleepers are woken at once, but
+    /// nobody's destructor may run inside a stranger's rent, so a settlement is put off.
     fn strayed(&self, entry: &Entry, left: Left);
 }
 
@@ -133,7 +133,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// An entry in no life, for models: a table's entries begin as zeroed memory, which is one at version 0.
-    #[cfg(any(test, loom))]
+    #[allow(dead_code, reason = "the models include this file and make entries with it")]
     pub(crate) fn vacant(version: u32) -> Self {
         Self { word: AtomicU64::new(0), version: AtomicU32::new(version), extent: AtomicU32::new(0) }
     }
@@ -370,6 +370,7 @@ impl Entry {
     /// Ends the life `version`: the one decision of a free or a take. `false`: another call has made it.
     #[inline]
     pub(crate) fn end_life(&self, version: u32) -> bool {
+        debug_assert!(version % 2 == 1, "a vacant slot has no life to end");
         // Acquire: pairs with the release in `begin_life`. Release: pairs with the acquire in `version`; what the caller did
         // before is visible to those who are told that the handle is stale.
         // Wrapping: a handle made from arbitrary bits may say the last number there is, which is no entry's.
@@ -448,8 +449,8 @@ impl Entry {
     pub(crate) fn commit(&self, moving: Word, fresh: Word) -> bool {
         debug_assert!(moving.is_moving() && !moving.is_held() && fresh.is_open() && !fresh.is_moving());
         // Release: pairs with the acquire in `hold`, `word` and `close`; the copy is visible to whoever uses the new address.
-        // Acquire: a helper's commit is a hold as well, as in `hold`.
-        self.exchange(moving, fresh, Ordering::AcqRel).is_ok()
+        // (No acquire is needed for a helper's hold: it read the block's bytes after it had acquired `moving`.)
+        self.exchange(moving, fresh, Ordering::Release).is_ok()
     }
 
     /// Announces that the caller will sleep until the block is not held.

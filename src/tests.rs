@@ -1,0 +1,85 @@
+//! Tests that need page numbers of their own: slots whose versions run out, tables that are full, pages that come back.
+
+use crate::arena::source::DefaultSource;
+use crate::builder::Builder;
+use crate::table::numbers::PageNumbers;
+use crate::table::slots::PAGE_SLOTS;
+use crate::{AccessError, AllocError, Freed, RawHandle, Shuffler, Trigger};
+
+fn shuffler(numbers: &'static PageNumbers) -> Shuffler {
+    let config = Builder::default().trigger(Trigger::Manual).check().unwrap();
+    Shuffler::with_numbers(config, Box::new(DefaultSource::new()), numbers)
+}
+
+#[test]
+fn a_slot_whose_versions_are_used_up_is_retired() {
+    // The last three lives of each slot: 0xFFFF_FFF9, 0xFFFF_FFFB, 0xFFFF_FFFD.
+    let shuffler = shuffler(PageNumbers::single(3, 0xFFFF_FFF8));
+    let slots = u64::from(PAGE_SLOTS);
+    let mut last = None;
+    for _ in 0..3 * slots {
+        let handle = shuffler.create(7_u64).unwrap();
+        assert_eq!(shuffler.free(handle), Ok(Freed::Now));
+        last = Some(handle);
+    }
+    assert_eq!(shuffler.stats().retired_slots, slots);
+    let rejected = shuffler.create(8_u64).unwrap_err();
+    assert_eq!(rejected.cause(), AllocError::HandlesExhausted);
+    assert_eq!(rejected.into_inner(), 8);
+    let last = last.unwrap();
+    assert_eq!(last.raw().version(), 0xFFFF_FFFD);
+    assert_eq!(shuffler.rent(last).unwrap_err(), AccessError::Stale);
+    // A page with retired slots is never given back.
+    shuffler.trim();
+    assert_eq!(shuffler.create(9_u64).unwrap_err().cause(), AllocError::HandlesExhausted);
+}
+
+#[test]
+fn handles_run_out_with_an_error_and_come_back() {
+    let shuffler = shuffler(PageNumbers::single(0, 0));
+    let all: Vec<_> = (0..PAGE_SLOTS).map(|number| shuffler.create(number).unwrap()).collect();
+    let rejected = shuffler.create(1_u32).unwrap_err();
+    assert_eq!(rejected.cause(), AllocError::HandlesExhausted);
+    assert_eq!(shuffler.alloc::<u8>(1 << 20).unwrap_err(), AllocError::HandlesExhausted);
+    assert_eq!(shuffler.free(all[5]), Ok(Freed::Now));
+    let again = shuffler.create(2_u32).unwrap();
+    assert_eq!(*shuffler.rent(again).unwrap(), 2);
+    assert_eq!(shuffler.rent(all[5]).unwrap_err(), AccessError::Stale);
+}
+
+#[test]
+fn a_page_that_comes_back_brings_no_handle_back() {
+    let shuffler = shuffler(PageNumbers::single(9, 0));
+    let mut old: Vec<RawHandle> = Vec::new();
+    for round in 0..4 {
+        let handles: Vec<_> = (0..1000_u32).map(|number| shuffler.create(number).unwrap()).collect();
+        for stale in &old {
+            assert!(!shuffler.valid_handle(*stale));
+            assert_eq!(shuffler.free(*stale), Err(AccessError::Stale), "round {round}");
+        }
+        for (number, handle) in (0_u32..).zip(&handles) {
+            assert_eq!(*shuffler.rent(*handle).unwrap(), number);
+            assert_eq!(shuffler.free(*handle), Ok(Freed::Now));
+        }
+        old.extend(handles.iter().map(|handle| handle.raw()));
+        let held = shuffler.stats().resident_bytes;
+        shuffler.trim();
+        assert!(shuffler.stats().resident_bytes < held, "the page was not given back");
+        for stale in &old {
+            assert_eq!(shuffler.free(*stale), Err(AccessError::Invalid), "while its page is given back");
+        }
+    }
+}
+
+#[test]
+fn a_number_that_goes_to_another_shuffler_brings_no_handle_along() {
+    let numbers = PageNumbers::single(2, 0);
+    let first = shuffler(numbers);
+    let handle = first.create(1_u8).unwrap();
+    drop(first);
+    let second = shuffler(numbers);
+    assert_eq!(second.rent(handle).unwrap_err(), AccessError::Invalid, "no page yet");
+    let other = second.create(2_u8).unwrap();
+    assert_eq!(second.rent(handle).unwrap_err(), AccessError::Stale);
+    assert_eq!(*second.rent(other).unwrap(), 2);
+}
