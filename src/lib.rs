@@ -1,4 +1,7 @@
-//! A concurrent, handle-based, compacting allocator (under construction).
+#![doc = include_str!("../README.md")]
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("entries pack addresses of 48 bits: only 64-bit targets are supported");
 
 mod arena;
 mod builder;
@@ -20,6 +23,18 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod types;
+
+/// Chapters on the library as a whole.
+pub mod docs {
+    #[doc = include_str!("../docs/guarantees.md")]
+    pub mod guarantees {}
+    #[doc = include_str!("../docs/internals.md")]
+    pub mod internals {}
+    #[doc = include_str!("../docs/limitations.md")]
+    pub mod limitations {}
+    #[doc = include_str!("../docs/performance.md")]
+    pub mod performance {}
+}
 
 #[cfg(unix)]
 pub use arena::source::OsSource;
