@@ -86,15 +86,14 @@ impl Shuffler {
     #[inline(always)]
     fn create_as<T>(&self, info: &'static TypeInfo, value: T) -> Result<RawHandle, Rejected<T>> {
         let Some(placed) = self.core.place(info, size_of::<T>(), align_of::<T>()) else {
-            return self.create_slow(info, value);
+            // Through a closure, which the value is copied into: so only the cold path gives it an address.
+            return cold(move || self.create_slow(info, value));
         };
         // SAFETY: the room was made for a `T`, and is the caller's own until the block is linked.
         unsafe { placed.payload.cast::<T>().write(value) };
         Ok(self.core.link(placed))
     }
 
-    #[cold]
-    #[inline(never)]
     fn create_slow<T>(&self, info: &'static TypeInfo, value: T) -> Result<RawHandle, Rejected<T>> {
         match self.core.reserve(info, size_of::<T>(), align_of::<T>(), false) {
             Ok(building) => {
@@ -503,6 +502,12 @@ impl Shuffler {
     pub fn arenas(&self) -> Vec<ArenaInfo> {
         ArenaInfo::all(&self.core)
     }
+}
+
+#[cold]
+#[inline(never)]
+fn cold<R>(work: impl FnOnce() -> R) -> R {
+    work()
 }
 
 fn deadline(patience: Duration) -> Option<Instant> {

@@ -156,13 +156,13 @@ impl Core {
     }
 
     /// Frees a block.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn free(&self, raw: RawHandle) -> Result<Freed, AccessError> {
         let entry = self.entry(raw)?;
         let Some(closed) = entry.free(raw.version()) else {
             return Err(Self::outdated(raw, entry));
         };
-        if closed.is_quiet() && self.settle_own(entry, closed.address).is_some() {
+        if closed.is_quiet() && self.settle_own(raw, closed.address).is_some() {
             return Ok(Freed::Now);
         }
         Ok(self.free_slow(entry, closed))

@@ -272,7 +272,7 @@ impl Core {
             }
             Err(cause) => {
                 if life == Life::New {
-                    shard.slots.put(&self.table, slot, self.table.known(slot));
+                    shard.slots.put(&self.table, slot, self.table.known(slot).version());
                 }
                 Err(cause)
             }

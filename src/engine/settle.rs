@@ -6,8 +6,8 @@ use super::help::Claim;
 use crate::arena::lease::{with_last_shard, with_shard};
 use crate::arena::shard::add;
 use crate::arena::{ArenaRef, AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State, Use};
+use crate::handle::RawHandle;
 use crate::primitive::sync::atomic::Ordering;
-use crate::table::Entry;
 use crate::types::registry;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -75,7 +75,7 @@ impl Drop for Burial<'_> {
             if end.ends_life() {
                 add(&counts.freed_blocks, 1);
                 add(&counts.freed_bytes, payload as u64);
-                shard.slots.put(&core.table, header.slot(), core.table.known(header.slot()));
+                shard.slots.put(&core.table, header.slot(), core.table.known(header.slot()).version());
             }
             shard.ground(arena.ground()).bury(arena, footprint)
         });
@@ -143,7 +143,7 @@ impl Core {
 
     /// The common case of a free: a block without a destructor, in the arena that this thread fills.
     #[inline]
-    pub(super) fn settle_own(&self, entry: &Entry, address: usize) -> Option<()> {
+    pub(super) fn settle_own(&self, freed: RawHandle, address: usize) -> Option<()> {
         with_last_shard(self, |shard, counts| {
             let bump = shard.ground(Ground::Plain);
             if !bump.covers(address) {
@@ -157,7 +157,7 @@ impl Core {
             }
             at.store(header.with_state(State::Dead));
             bump.bury_own(header.block_footprint());
-            shard.slots.put(&self.table, header.slot(), entry);
+            shard.slots.put(&self.table, freed.slot(), freed.version().wrapping_add(1));
             add(&counts.freed_blocks, 1);
             add(&counts.freed_bytes, header.payload() as u64);
             Some(())

@@ -402,11 +402,11 @@ impl SlotCache {
         }
     }
 
-    /// Takes back a slot that no life is in.
+    /// Takes back a slot that no life is in, and that is at `version`.
     #[inline]
-    pub(crate) fn put(&mut self, table: &Table, slot: u32, entry: &Entry) {
-        if entry.version() > LAST_VERSION || !self.newer.push(slot) {
-            self.put_slow(table, slot, entry);
+    pub(crate) fn put(&mut self, table: &Table, slot: u32, version: u32) {
+        if version > LAST_VERSION || !self.newer.push(slot) {
+            self.put_slow(table, slot, version);
         }
     }
 
@@ -421,8 +421,8 @@ impl SlotCache {
     /// Retires a slot whose versions are used up, or makes room for it: what is left of the older magazine is spilled.
     #[cold]
     #[inline(never)]
-    fn put_slow(&mut self, table: &Table, slot: u32, entry: &Entry) {
-        if entry.version() > LAST_VERSION {
+    fn put_slow(&mut self, table: &Table, slot: u32, version: u32) {
+        if version > LAST_VERSION {
             table.retired.fetch_add(1, Ordering::Relaxed);
             return;
         }
