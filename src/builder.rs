@@ -118,7 +118,8 @@ impl Builder {
         self
     }
 
-    /// Bytes of empty arenas that are kept for the next allocations instead of going back to the source. Default 4 MiB.
+    /// Bytes of empty arenas that are kept for the next allocations instead of going back to the source. Default 4 MiB. When
+    /// the background thread has had nothing to do for half a second, they go back as well.
     pub fn retain_bytes(mut self, bytes: usize) -> Self {
         self.retain_bytes = bytes;
         self

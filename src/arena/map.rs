@@ -88,7 +88,7 @@ impl ArenaMap {
             return Ok(node);
         }
         let layout = self.node_layout();
-        let made = supply.acquire_zeroed(layout)?.cast::<()>();
+        let made = supply.acquire_zeroed(layout, 0)?.cast::<()>();
         // Release: pairs with the acquire in `find`; the zeros are visible. Acquire: another thread's node may be found.
         match place.compare_exchange(ptr::null_mut(), made.as_ptr(), Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(made),

@@ -19,6 +19,17 @@ pub(crate) struct Extent {
     pub(crate) base: usize,
 }
 
+/// For what an arena is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// New blocks.
+    Allocations,
+    /// What a mover moves.
+    Survivors,
+    /// The extents that helpers fall back on.
+    Reserve,
+}
+
 /// A block that gets memory of its own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LargeBlock {
@@ -83,14 +94,23 @@ impl Pool {
         payload.next_multiple_of(8) + align.max(HEADER_BYTES) <= self.extent_bytes()
     }
 
-    /// An arena to fill: a warm one, or a new one.
-    pub(crate) fn take(&self, supply: &Supply, ground: Ground, usage: Use, owner: u32) -> Result<ArenaRef, AllocError> {
+    /// An arena to fill: a warm one, or a new one. One for allocations leaves room for another below the memory limit, so
+    /// that movers always find a place for survivors.
+    pub(crate) fn take(
+        &self,
+        supply: &Supply,
+        ground: Ground,
+        purpose: Purpose,
+        owner: u32,
+    ) -> Result<ArenaRef, AllocError> {
+        let usage = if purpose == Purpose::Reserve { Use::Reserve } else { Use::Bumped };
+        let keep = if purpose == Purpose::Allocations { self.arena_layout.size() } else { 0 };
         let warm = lock(&self.empty).pop();
         if let Some(arena) = warm {
             arena.reopen(ground, usage, owner);
             return Ok(arena);
         }
-        let chunk = supply.acquire(self.arena_layout)?;
+        let chunk = supply.acquire(self.arena_layout, keep)?;
         self.describe(supply, chunk, self.arena_layout, ground, usage, owner)
     }
 
@@ -100,7 +120,8 @@ impl Pool {
         let bytes = block.payload.max(1).checked_next_multiple_of(4096).ok_or(AllocError::LayoutOverflow)?;
         let layout = Layout::from_size_align(bytes, block.align.max(self.arena_layout.align()))
             .map_err(|_| AllocError::LayoutOverflow)?;
-        let chunk = if block.zeroed { supply.acquire_zeroed(layout) } else { supply.acquire(layout) }?;
+        let keep = self.arena_layout.size();
+        let chunk = if block.zeroed { supply.acquire_zeroed(layout, keep) } else { supply.acquire(layout, keep) }?;
         let arena = self.describe(supply, chunk, layout, block.ground, Use::Large, block.owner)?;
         arena.set_large(block.header, block.payload);
         arena.open_sealed(layout.size(), layout.size(), now);
@@ -186,7 +207,7 @@ impl Pool {
     }
 
     fn make_extents(&self, supply: &Supply, ground: Ground, now: u64) -> Result<Extent, AllocError> {
-        let arena = self.take(supply, ground, Use::Reserve, u32::MAX)?;
+        let arena = self.take(supply, ground, Purpose::Reserve, u32::MAX)?;
         let bytes = self.extent_bytes();
         let mut extents: Vec<Extent> = (0..self.arena_layout.size() / bytes)
             .map(|index| Extent { arena, base: arena.base() + index * bytes })

@@ -25,24 +25,25 @@ impl Supply {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// A chunk with unspecified contents.
-    pub(crate) fn acquire(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        self.charged(layout, || self.source.acquire(layout))
+    /// A chunk with unspecified contents. `keep` bytes below the limit are left to others.
+    pub(crate) fn acquire(&self, layout: Layout, keep: usize) -> Result<NonNull<u8>, AllocError> {
+        self.charged(layout, keep, || self.source.acquire(layout))
     }
 
-    /// A chunk of zeros.
-    pub(crate) fn acquire_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
-        self.charged(layout, || self.source.acquire_zeroed(layout))
+    /// A chunk of zeros. `keep` bytes below the limit are left to others.
+    pub(crate) fn acquire_zeroed(&self, layout: Layout, keep: usize) -> Result<NonNull<u8>, AllocError> {
+        self.charged(layout, keep, || self.source.acquire_zeroed(layout))
     }
 
     fn charged(
         &self,
         layout: Layout,
+        keep: usize,
         acquire: impl FnOnce() -> Option<NonNull<u8>>,
     ) -> Result<NonNull<u8>, AllocError> {
         let requested = layout.size();
         let limit = self.limit.load(Ordering::Relaxed);
-        let charge = |held: usize| held.checked_add(requested).filter(|&sum| sum <= limit);
+        let charge = |held: usize| held.checked_add(requested).filter(|&sum| sum <= limit.saturating_sub(keep));
         // Relaxed: the count orders nothing.
         if let Err(used) = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge) {
             return Err(AllocError::MemoryLimit { limit, used, requested, pinned: 0 });

@@ -6,6 +6,7 @@
 
 use super::policy::{Candidate, choose};
 use crate::arena::lease::{MoverLease, with_shard};
+use crate::arena::pool::Purpose;
 use crate::arena::shard::{Filled, Private, Role, add};
 use crate::arena::{ArenaRef, Extent, Ground, HEADER_BYTES, Header, State, Use};
 use crate::builder::Budget;
@@ -209,6 +210,11 @@ impl Core {
         self.seal_idle(1);
         self.shuffle();
         self.seal_idle(1);
+        self.decay();
+    }
+
+    /// Gives back what is kept for reuse and that nobody has used.
+    pub(crate) fn decay(&self) {
         self.drain_idle();
         self.pool.release_excess(&self.supply, 0, usize::MAX);
         self.table.give_back_pages(&self.supply);
@@ -483,7 +489,7 @@ impl Core {
 
     #[cold]
     fn next_survivor_arena(&self, mover: &mut MoverLease<'_>, ground: Ground) -> Result<(), AllocError> {
-        let arena = self.pool.take(&self.supply, ground, Use::Bumped, mover.id())?;
+        let arena = self.pool.take(&self.supply, ground, Purpose::Survivors, mover.id())?;
         let filled = mover.private().ground(ground).install(Some(arena), self.pool.arena_bytes());
         self.seal(filled);
         Ok(())

@@ -1,7 +1,8 @@
 //! The background thread: a thin loop around `step`.
 //!
 //! It is started when there is first something to do, and parks without wake-ups when nothing can be gained. While blocks
-//! that pin sparse arenas are held, it looks again now and then, ever more rarely.
+//! that pin sparse arenas are held, it looks again now and then, ever more rarely. When nothing has happened for a while, it
+//! gives back what was kept for reuse.
 
 use super::signal::Signal;
 use super::step::Duty;
@@ -19,6 +20,8 @@ const GATHER: Duration = Duration::from_millis(2);
 const REST: u32 = 3;
 /// The last drop of a shuffler waits this long for a step that is under way.
 const STOP_WAIT: Duration = Duration::from_secs(1);
+/// After so long without anything to do, what is kept for reuse goes back.
+const DECAY: Duration = Duration::from_millis(500);
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LAST_LOOK: Duration = Duration::from_secs(2);
 
@@ -105,18 +108,20 @@ impl Worker {
         }
     }
 
-    /// Sleeps until the signal is raised, the shuffler goes, or `most` has passed.
-    fn wait(&self, most: Option<Duration>) {
+    /// Sleeps until the signal is raised, the shuffler goes, or `most` has passed. `false`: it has passed.
+    fn wait(&self, most: Option<Duration>) -> bool {
         let until = most.map(|most| Instant::now() + most);
         self.set(CompactorState::Parked);
-        while !self.signal.lower() && !self.is_stopped() {
+        let mut in_time = true;
+        while in_time && !self.signal.lower() && !self.is_stopped() {
             match until.map(|until| until.saturating_duration_since(Instant::now())) {
                 None => thread::park(),
-                Some(Duration::ZERO) => break,
+                Some(Duration::ZERO) => in_time = false,
                 Some(left) => thread::park_timeout(left),
             }
         }
         self.set(CompactorState::Running);
+        in_time
     }
 }
 
@@ -144,9 +149,15 @@ fn run(core: Arc<Core>) {
     let worker = &core.compactor.worker;
     let ended = catch_unwind(AssertUnwindSafe(|| {
         let mut next_look = FIRST_LOOK;
-        let mut waiting = false;
+        let (mut waiting, mut decayed) = (false, true);
         while !worker.is_stopped() {
-            worker.wait(waiting.then_some(next_look));
+            let next_decay = if decayed { None } else { Some(DECAY) };
+            let in_time = worker.wait(if waiting { Some(next_look) } else { next_decay });
+            decayed = !in_time && !waiting;
+            if decayed {
+                core.decay();
+                continue;
+            }
             worker.rest(Instant::now() + GATHER);
             waiting = work(&core, &mut next_look);
             // What this thread freed for others is of no use to it.

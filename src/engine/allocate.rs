@@ -3,9 +3,9 @@
 use super::Core;
 use super::settle::End;
 use crate::arena::lease::{with_last_shard, with_shard};
-use crate::arena::pool::LargeBlock;
+use crate::arena::pool::{LargeBlock, Purpose};
 use crate::arena::shard::{Counts, Filled, Private, add};
-use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State, Use};
+use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State};
 use crate::builder::Budget;
 use crate::error::AllocError;
 use crate::handle::RawHandle;
@@ -224,7 +224,7 @@ impl Core {
     #[cold]
     pub(crate) fn refill(&self, ground: Ground) -> Result<(), AllocError> {
         let (owner, has_extent) = with_shard(self, |shard, _, id| (id, shard.extents[ground as usize].is_some()));
-        let arena = self.pool.take(&self.supply, ground, Use::Bumped, owner)?;
+        let arena = self.pool.take(&self.supply, ground, Purpose::Allocations, owner)?;
         // Without one, the thread can still help as long as memory can be had.
         let extent = if has_extent { None } else { self.pool.take_extent(&self.supply, ground, self.now()).ok() };
         let filled = with_shard(self, |shard, _, _| {

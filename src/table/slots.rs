@@ -186,7 +186,7 @@ impl Table {
             }
         }
         let number = self.numbers.take().ok_or(AllocError::HandlesExhausted)?;
-        match supply.acquire_zeroed(PAGE_LAYOUT) {
+        match supply.acquire_zeroed(PAGE_LAYOUT, 0) {
             Ok(chunk) => {
                 let mut page = Page { number, entries: chunk.cast(), dormant: false };
                 page.awaken();
