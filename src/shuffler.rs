@@ -491,6 +491,11 @@ impl Shuffler {
         self.core.trim();
     }
 
+    /// Changes the most bytes to hold from the source. What is held already stays; allocations fail until less is.
+    pub fn set_memory_limit(&self, bytes: usize) {
+        self.core.supply.set_limit(bytes);
+    }
+
     /// Figures of this moment. Costs a walk over the arenas' descriptors and the shards.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -25,6 +25,11 @@ impl Supply {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// Changes the limit.
+    pub(crate) fn set_limit(&self, bytes: usize) {
+        self.limit.store(bytes, Ordering::Relaxed);
+    }
+
     /// A chunk with unspecified contents. `keep` bytes below the limit are left to others.
     pub(crate) fn acquire(&self, layout: Layout, keep: usize) -> Result<NonNull<u8>, AllocError> {
         self.charged(layout, keep, || self.source.acquire(layout))
