@@ -43,8 +43,8 @@ pub(crate) struct Config {
     pub(crate) trigger: Trigger,
     pub(crate) inline: bool,
     pub(crate) budget: Budget,
-    /// Live bytes below which a sealed arena is a candidate.
-    pub(crate) sparse_below: usize,
+    /// The live share below which a sealed arena is a candidate.
+    pub(crate) target_utilization: f64,
     pub(crate) retain_bytes: usize,
 }
 
@@ -165,7 +165,7 @@ impl Builder {
             trigger: self.trigger,
             inline: self.trigger == Trigger::Inline,
             budget: self.budget,
-            sparse_below: (self.arena_bytes as f64 * self.target_utilization) as usize,
+            target_utilization: self.target_utilization,
             retain_bytes: self.retain_bytes,
         })
     }

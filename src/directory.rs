@@ -103,7 +103,16 @@ impl<K: Eq + Hash> Directory<K> {
 
     /// Names a block, and returns the block that the key named before. The blocks themselves are not touched.
     pub fn insert(&self, key: K, block: impl Into<RawHandle>, rights: Rights) -> Option<RawHandle> {
-        self.grants.insert(key, Grant { block: block.into(), rights }).map(|grant| grant.block)
+        let grant = Grant { block: block.into(), rights };
+        let replaced = match self.grants.entry(key) {
+            dashmap::Entry::Vacant(vacant) => {
+                vacant.insert(grant);
+                None
+            }
+            // The key that was there is dropped with the result, after the map's lock is released.
+            dashmap::Entry::Occupied(occupied) => Some(occupied.replace_entry(grant)),
+        };
+        replaced.map(|(_, grant)| grant.block)
     }
 
     fn grant_of(&self, key: &K, rights: Rights) -> Result<Grant, AccessError> {

@@ -7,7 +7,7 @@ mod storm;
 use memory_shuffler::{Budget, BumpSource, Shuffler, Trigger};
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Storms want the machine for themselves.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -69,4 +69,38 @@ fn inline_trigger() {
 fn memory_limit() {
     let build = || Shuffler::builder().arena_bytes(128 << 10).memory_limit(12 << 20).build().unwrap();
     check("memory limit", 1.5, true, build);
+}
+
+/// The first thing that the storm found: an arena of `Versioned` blocks that had been walked, was emptied by deferred frees
+/// and waited for the readers was chosen as a victim again and again, and the step never ended.
+#[test]
+fn a_step_ends_while_an_emptied_arena_waits_for_readers() {
+    let budget = Budget { bytes: 1 << 20, time: Duration::from_millis(1) };
+    let shuffler = Shuffler::builder().trigger(Trigger::Manual).build().unwrap();
+    let blocks: Vec<_> = (0..5000).map(|_| shuffler.alloc_versioned(&[7_u8; 1000]).unwrap()).collect();
+    let free = |which: std::ops::Range<usize>| {
+        for block in blocks.iter().enumerate().filter(|(i, _)| which.contains(&(i % 10))).map(|(_, block)| *block) {
+            assert!(shuffler.free(block).is_ok());
+        }
+    };
+    let paused = shuffler.pause();
+    free(0..7);
+    for _ in 0..10_000 {
+        shuffler.shuffle_step(budget);
+    }
+    assert_eq!(shuffler.stats().waiting, 0);
+    drop(paused);
+    // A walk moves one block in ten, and leaves two in ten that are freed and wait for a reader.
+    let reader = shuffler.reader();
+    free(7..9);
+    for _ in 0..2 {
+        shuffler.shuffle_step(budget);
+    }
+    drop(reader);
+    for _ in 0..1000 {
+        let start = Instant::now();
+        shuffler.shuffle_step(budget);
+        assert!(start.elapsed() < Duration::from_secs(1));
+    }
+    assert_eq!((shuffler.stats().live_blocks, shuffler.stats().waiting), (500, 0));
 }

@@ -14,6 +14,15 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Tells other threads to stop, also when its owner panics.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn small(trigger: Trigger) -> (Shuffler, Arc<Checked>) {
     let source = Checked::new();
     let builder = Shuffler::builder().trigger(trigger).arena_bytes(64 << 10).retain_bytes(0);
@@ -124,7 +133,8 @@ fn row_27_a_rent_outlives_the_shuffler() {
 #[test]
 fn row_27_a_destructor_in_the_last_drop_still_uses_the_shuffler() {
     // What it holds is a rent of another block, not a clone: no cycle.
-    struct Holder(#[expect(dead_code, reason = "it is there to be dropped")] OwnedRent<Token>, Token);
+    #[expect(dead_code, reason = "they are there to be dropped")]
+    struct Holder(OwnedRent<Token>, Token);
     let (shuffler, source) = small(Trigger::Manual);
     let ledger = Ledger::new(60);
     for _ in 0..20 {
@@ -274,6 +284,7 @@ fn row_33_shuffle_from_many_threads() {
             })
             .collect();
         let worker = scope.spawn(|| {
+            let _stop = Stop(&stop);
             for _ in 0..20 {
                 let tokens: Vec<_> = (0..20).map(|_| shuffler.create(ledger.token()).unwrap()).collect();
                 let kept = fragmented(&shuffler, 64 << 10, 5, 8);
@@ -291,9 +302,7 @@ fn row_33_shuffle_from_many_threads() {
                 }
             }
         });
-        let outcome = worker.join();
-        stop.store(true, Ordering::Relaxed);
-        outcome.unwrap();
+        worker.join().unwrap();
         shufflers.into_iter().for_each(|thread| thread.join().unwrap());
     });
     assert_eq!(quiet(&shuffler).live_blocks, 0);
@@ -317,6 +326,7 @@ fn row_34_a_child_that_execs() {
                 rounds += 1;
             }
         });
+        let stopping = Stop(&stop);
         let held = shuffler.create(String::from("the parent's")).unwrap();
         for _ in 0..30 {
             let rent = shuffler.rent(held).unwrap();
@@ -324,7 +334,7 @@ fn row_34_a_child_that_execs() {
             assert!(status.success());
             assert_eq!(*rent, "the parent's");
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         worker.join().unwrap();
         assert_eq!(shuffler.take(held).as_deref(), Ok("the parent's"));
     });
@@ -575,6 +585,7 @@ fn readers_see_whole_values_while_others_publish() {
                 })
             })
             .collect();
+        let stopping = Stop(&stop);
         for round in 0..200_u64 {
             for value in &values {
                 if round % 2 == 0 {
@@ -587,7 +598,7 @@ fn readers_see_whole_values_while_others_publish() {
             let others: Vec<_> = (0..200_u64).map(|n| shuffler.create_versioned([n; 64]).unwrap()).collect();
             others.iter().for_each(|other| assert_eq!(shuffler.free(*other), Ok(Freed::Now)));
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         readers.into_iter().for_each(|reader| reader.join().unwrap());
     });
     assert!(values.iter().all(|value| shuffler.reader().get(*value).unwrap()[7] == 199));
@@ -631,6 +642,7 @@ fn queries_race_with_everything() {
                 })
             })
             .collect();
+        let stopping = Stop(&stop);
         for round in 0..150_u8 {
             for (index, place) in shared.iter().enumerate() {
                 let size = [100, 5000, 100_000][index % 3];
@@ -642,7 +654,7 @@ fn queries_race_with_everything() {
             }
             shuffler.shuffle();
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         askers.into_iter().for_each(|asker| asker.join().unwrap());
     });
     assert_eq!(quiet(&shuffler).live_blocks, 64);

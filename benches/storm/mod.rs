@@ -55,7 +55,7 @@ impl fmt::Display for Outcome {
             f,
             "{} operations, {:.0} a second; {} blocks, {} destructors, {} MiB checked; {moves} moves, {helped} helped, \
              {skipped_pinned} times pinned, {cycles} cycles, {arenas_returned} arenas returned, {shards} shards, longest \
-             step {:?}, {} KiB resident at the end",
+             step {:?}, {} KiB resident at the end of which {} KiB are bookkeeping",
             self.operations,
             self.operations_per_second(),
             self.blocks,
@@ -63,6 +63,7 @@ impl fmt::Display for Outcome {
             self.checked_bytes >> 20,
             self.stats.max_step,
             resident_bytes >> 10,
+            self.stats.metadata_bytes >> 10,
         )
     }
 }
@@ -83,7 +84,6 @@ pub struct Shared {
     /// Live blocks of another shuffler.
     foreign: Vec<Handle<Tracked<2>>>,
     shuffles: bool,
-    limited: bool,
 }
 
 const SLOTS: usize = 8192;
@@ -95,6 +95,7 @@ const STUCK: Duration = Duration::from_secs(60);
 /// Makes a storm; `Err`: what went wrong, with the seed.
 pub fn run(config: &Config) -> Result<Outcome, String> {
     let ledger = Arc::new(Ledger::default());
+    ledger.limited.store(config.limited, Ordering::Relaxed);
     let stranger = Shuffler::new();
     let shuffler = (config.build)();
     let foreign_models: Vec<_> = (0..4).map(|id| Model::new(&ledger, u64::MAX - id, 0, false)).collect();
@@ -111,7 +112,6 @@ pub fn run(config: &Config) -> Result<Outcome, String> {
         progress: (0..config.threads).map(|_| AtomicU64::new(0)).collect(),
         foreign,
         shuffles: config.shuffles,
-        limited: config.limited,
         shuffler,
     };
     let start = Instant::now();
@@ -154,23 +154,22 @@ fn rage(config: &Config, shared: &Shared) {
                 }
             }));
         }
-        let watch = scope.spawn(|| watch(config, shared));
+        let (over, watched) = mpsc::channel::<()>();
+        scope.spawn(move || watch(config, shared, &watched));
         for thread in threads {
             if thread.join().is_err() {
                 shared.ledger.fail("a thread panicked");
             }
         }
-        // The watch sees that it is over, or that somebody is stuck.
-        watch.thread().unpark();
+        drop(over);
     });
 }
 
 /// Ends the storm in time, and the process if a thread is stuck.
-fn watch(config: &Config, shared: &Shared) {
+fn watch(config: &Config, shared: &Shared, watched: &mpsc::Receiver<()>) {
     let start = Instant::now();
     let mut seen = vec![(0, start); config.threads];
-    while !shared.ledger.stopped() {
-        thread::sleep(Duration::from_millis(5));
+    while watched.recv_timeout(Duration::from_millis(5)) == Err(mpsc::RecvTimeoutError::Timeout) {
         let elapsed = start.elapsed();
         if elapsed >= config.length {
             shared.ledger.stop.store(true, Ordering::SeqCst);
@@ -181,11 +180,10 @@ fn watch(config: &Config, shared: &Shared) {
             if now != *count {
                 (*count, *since) = (now, Instant::now());
             } else if since.elapsed() > STUCK {
+                let failures = shared.ledger.failures();
+                let (name, seed) = (config.name, config.seed);
                 eprintln!(
-                    "storm '{}', STORM_SEED={}: thread {thread} is stuck since its operation {now}; {:?}",
-                    config.name,
-                    config.seed,
-                    shared.ledger.failures()
+                    "storm '{name}', STORM_SEED={seed}: thread {thread} is stuck since its operation {now}; {failures:?}"
                 );
                 std::process::abort();
             }
@@ -201,10 +199,11 @@ fn settle(shared: &Shared) -> Stats {
             item.free(shared);
         }
     }
-    // Destructors of what readers might have seen run in steps.
+    // Destructors of what readers might have seen, and the arenas that it was in, go in steps.
     let patience = Instant::now() + Duration::from_secs(10);
-    while shared.shuffler.stats().live_blocks > 0 && Instant::now() < patience {
-        shared.shuffler.shuffle();
+    let is_left = |stats: &Stats| stats.live_blocks > 0 || stats.waiting > 0;
+    while is_left(&shared.shuffler.stats()) && Instant::now() < patience {
+        shared.shuffler.trim();
     }
     shared.shuffler.trim();
     let stats = shared.shuffler.stats();

@@ -40,6 +40,8 @@ pub struct Ledger {
     pub dropped: AtomicU64,
     pub checked_bytes: AtomicU64,
     pub stop: AtomicBool,
+    /// Whether allocations may meet a memory limit.
+    pub limited: AtomicBool,
     failures: Mutex<Vec<String>>,
 }
 
@@ -172,6 +174,8 @@ impl Model {
     pub fn refused(&self, error: AccessError, what: &str) {
         match error {
             AccessError::Busy | AccessError::TimedOut => {}
+            // A rent that has to finish a move needs memory for it.
+            AccessError::OutOfMemory if self.ledger.limited.load(Ordering::Relaxed) => {}
             AccessError::Stale if self.ending.load(Ordering::Acquire) > 0 => {}
             _ => self.fail(format_args!("{what}: {error:?}")),
         }

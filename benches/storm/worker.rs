@@ -114,9 +114,7 @@ impl<'s> Worker<'s> {
         if dice < put {
             self.put();
         } else if dice < put + end {
-            if let Some(item) = self.random_slot().take() {
-                self.end(item);
-            }
+            self.end_some();
         } else if dice < put + end + 40 {
             self.name();
         } else if dice < put + end + 60 {
@@ -141,6 +139,18 @@ impl<'s> Worker<'s> {
         self.random_slot().clone()
     }
 
+    fn is_limited(&self) -> bool {
+        self.shared.ledger.limited.load(Ordering::Relaxed)
+    }
+
+    fn end_some(&mut self) {
+        // By itself, so that the slot is unlocked before the block is ended.
+        let item = self.random_slot().take();
+        if let Some(item) = item {
+            self.end(item);
+        }
+    }
+
     fn put(&mut self) {
         match Item::make(self.shared, &mut self.random) {
             Ok(item) => {
@@ -152,10 +162,8 @@ impl<'s> Worker<'s> {
                     self.end(item);
                 }
             }
-            Err(AllocError::MemoryLimit { .. }) if self.shared.limited => {
-                if let Some(item) = self.random_slot().take() {
-                    self.end(item);
-                }
+            Err(AllocError::MemoryLimit { .. }) if self.is_limited() => {
+                self.end_some();
             }
             Err(error) => self.shared.ledger.fail(format_args!("an allocation failed: {error:?}")),
         }
@@ -572,7 +580,7 @@ impl<'s> Worker<'s> {
                 self.touch(&item);
                 self.end(item);
             }
-            Ok(None) if shared.limited => {}
+            Ok(None) if self.is_limited() => {}
             Ok(None) => shared.ledger.fail("an allocation of a short thread failed"),
             Err(_) => shared.ledger.fail("a short thread panicked"),
         }

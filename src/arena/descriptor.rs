@@ -6,6 +6,7 @@
 
 use super::account::{Account, Outcome};
 use super::header::{AtomicHeader, HEADER_BYTES, Header, State};
+use super::shard::Filled;
 use crate::primitive::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
@@ -45,6 +46,10 @@ pub(crate) struct Descriptor {
     usage: AtomicU32,
     /// Bytes from the base to where the bumping ended; where a walk ends.
     used: AtomicUsize,
+    /// Bytes that blocks filled, or could have filled but for the gaps before aligned ones and the end that was too short.
+    packed: AtomicUsize,
+    /// Live bytes below which it is worth emptying.
+    sparse_below: AtomicUsize,
     /// Bytes and alignment of the chunk.
     chunk: [AtomicUsize; 2],
     /// Of a large block.
@@ -59,14 +64,15 @@ pub(crate) struct Descriptor {
     next: *const Descriptor,
 }
 
-/// What the last mover that walked the arena left there; notes for the policy, not for correctness.
+/// What the last mover that walked the arena left there, or that filled it; notes for the policy, not for correctness.
 #[derive(Debug, Default)]
 pub(crate) struct LastWalk {
     /// Bytes of blocks that somebody held.
     pub(crate) pinned: AtomicUsize,
-    /// A handle's bits of one of those blocks, or 0.
+    /// The bits of a handle by which to see that nothing has changed, or 0: an odd version is that of a block that was held
+    /// (or that was about to be replaced), an even one that of a slot whose next block was being made.
     pub(crate) witness: AtomicU64,
-    /// Live bytes after the walk; 0: never walked.
+    /// Live bytes that it would be no use to look at again; 0: none.
     pub(crate) live: AtomicUsize,
 }
 
@@ -86,6 +92,8 @@ impl Descriptor {
         self.usage.store(usage as u32, Ordering::Relaxed);
         self.owner.store(owner, Ordering::Relaxed);
         self.used.store(0, Ordering::Relaxed);
+        self.packed.store(1, Ordering::Relaxed);
+        self.sparse_below.store(0, Ordering::Relaxed);
         self.life.fetch_add(1, Ordering::Relaxed);
         self.walk.pinned.store(0, Ordering::Relaxed);
         self.walk.witness.store(0, Ordering::Relaxed);
@@ -93,11 +101,13 @@ impl Descriptor {
         self.account.open();
     }
 
-    /// Ends the active life. `live`: bytes used less those known to be dead.
-    pub(crate) fn seal(&self, used: usize, live: usize, now: u64) -> Outcome {
-        self.used.store(used, Ordering::Relaxed);
+    /// Ends the active life.
+    pub(crate) fn seal(&self, filled: &Filled, sparse_below: usize, now: u64) -> Outcome {
+        self.used.store(filled.used, Ordering::Relaxed);
+        self.packed.store(filled.packed.max(1), Ordering::Relaxed);
+        self.sparse_below.store(sparse_below, Ordering::Relaxed);
         self.sealed_at.store(now, Ordering::Relaxed);
-        self.account.seal(live)
+        self.account.seal(filled.live)
     }
 
     /// Opens a life that is sealed from the first.
@@ -119,6 +129,15 @@ impl Descriptor {
 
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn packed(&self) -> usize {
+        self.packed.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn sparse_below(&self) -> usize {
+        self.sparse_below.load(Ordering::Relaxed)
     }
 
     pub(crate) fn owner(&self) -> u32 {
@@ -267,6 +286,8 @@ impl List {
             ground: AtomicU32::new(Ground::Plain as u32),
             usage: AtomicU32::new(Use::Empty as u32),
             used: AtomicUsize::new(0),
+            packed: AtomicUsize::new(1),
+            sparse_below: AtomicUsize::new(0),
             chunk: [AtomicUsize::new(0), AtomicUsize::new(1)],
             header: AtomicHeader::new(Header::filler(HEADER_BYTES, State::Dead)),
             payload: AtomicUsize::new(0),

@@ -10,6 +10,7 @@ use crate::table::SlotCache;
 use crate::types::TagCache;
 use crossbeam_epoch::{Collector, LocalHandle};
 use std::cell::UnsafeCell;
+use std::collections::VecDeque;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
@@ -23,6 +24,8 @@ pub(crate) struct Bump {
     limit: usize,
     /// Bytes that the owner knows to be dead.
     dead: usize,
+    /// Of those, the gaps before aligned blocks.
+    gaps: usize,
 }
 
 /// An arena that was replaced and has to be sealed.
@@ -30,7 +33,10 @@ pub(crate) struct Bump {
 pub(crate) struct Filled {
     pub(crate) arena: ArenaRef,
     pub(crate) used: usize,
+    /// Bytes used less those that the owner knows to be dead.
     pub(crate) live: usize,
+    /// See [`super::descriptor`].
+    pub(crate) packed: usize,
 }
 
 impl Bump {
@@ -61,6 +67,7 @@ impl Bump {
             let filler = unsafe { &*ptr::with_exposed_provenance::<AtomicHeader>(self.top) };
             filler.store(Header::filler(gap, State::Dead));
             self.dead += gap;
+            self.gaps += gap;
         }
         self.top = end;
         Some(address)
@@ -95,14 +102,16 @@ impl Bump {
     }
 
     /// Puts a new arena in the place of the one that is being filled.
-    pub(crate) fn install(&mut self, arena: Option<ArenaRef>, arena_bytes: usize) -> Option<Filled> {
+    pub(crate) fn install(&mut self, next: Option<ArenaRef>, arena_bytes: usize) -> Option<Filled> {
         let filled = self.arena.map(|arena| {
             let used = self.top - self.base;
-            Filled { arena, used, live: used - self.dead }
+            // One that is replaced was full: what is left of it was too short. One that is only let go of could have held more.
+            let room = if next.is_some() { used } else { self.limit - self.base };
+            Filled { arena, used, live: used - self.dead, packed: room - self.gaps }
         });
-        let base = arena.map_or(0, |arena| arena.base());
-        let limit = if arena.is_some() { base + arena_bytes - HEADER_BYTES } else { 0 };
-        *self = Self { arena, base, top: base, limit, dead: 0 };
+        let base = next.map_or(0, |arena| arena.base());
+        let limit = if next.is_some() { base + arena_bytes - HEADER_BYTES } else { 0 };
+        *self = Self { arena: next, base, top: base, limit, dead: 0, gaps: 0 };
         filled
     }
 
@@ -113,16 +122,16 @@ impl Bump {
 
     /// Takes back the last bump, which began when `top` was as `mark` says.
     pub(crate) fn rewind(&mut self, mark: BumpMark) {
-        (self.top, self.dead) = (mark.top, mark.dead);
+        (self.top, self.dead, self.gaps) = (mark.top, mark.dead, mark.gaps);
     }
 
     /// As [`rewind`](Self::rewind), where the last bump was the arena's first.
     pub(crate) fn rewind_to_base(&mut self) {
-        (self.top, self.dead) = (self.base, 0);
+        (self.top, self.dead, self.gaps) = (self.base, 0, 0);
     }
 
     pub(crate) fn mark(&self) -> BumpMark {
-        BumpMark { top: self.top, dead: self.dead }
+        BumpMark { top: self.top, dead: self.dead, gaps: self.gaps }
     }
 }
 
@@ -131,6 +140,7 @@ impl Bump {
 pub(crate) struct BumpMark {
     top: usize,
     dead: usize,
+    gaps: usize,
 }
 
 /// The part of a shard that only its user touches.
@@ -196,7 +206,7 @@ pub(crate) struct Shards {
     head: AtomicPtr<Shard>,
     ids: AtomicU32,
     /// By role: for threads that allocate, and for steps that move.
-    idle: [Mutex<Vec<ShardRef>>; 2],
+    idle: [Mutex<VecDeque<ShardRef>>; 2],
 }
 
 /// For what a shard is leased: survivors of a shuffle do not mix with new blocks.
@@ -218,24 +228,31 @@ impl Shards {
         Self {
             head: AtomicPtr::new(ptr::null_mut()),
             ids: AtomicU32::new(0),
-            idle: [Mutex::new(Vec::new()), Mutex::new(Vec::new())],
+            idle: [Mutex::default(), Mutex::default()],
         }
     }
 
     /// A shard that the caller alone may use until it hands it back.
     pub(crate) fn lease(&self, role: Role) -> ShardRef {
-        let idle = self.idle[role as usize].lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = self.idle[role as usize].lock().unwrap_or_else(PoisonError::into_inner).pop_back();
         idle.unwrap_or_else(|| self.add())
     }
 
     /// Ends a lease.
     pub(crate) fn hand_back(&self, shard: ShardRef, role: Role) {
-        self.idle[role as usize].lock().unwrap_or_else(PoisonError::into_inner).push(shard);
+        self.idle[role as usize].lock().unwrap_or_else(PoisonError::into_inner).push_back(shard);
     }
 
-    /// Leases every shard that nobody uses.
-    pub(crate) fn lease_idle(&self, role: Role) -> Vec<ShardRef> {
-        std::mem::take(&mut *self.idle[role as usize].lock().unwrap_or_else(PoisonError::into_inner))
+    /// Calls `work` with every shard that nobody uses, one at a time, so that threads which start meanwhile find the others.
+    pub(crate) fn for_each_idle(&self, role: Role, mut work: impl FnMut(&mut Private)) {
+        let idle = || self.idle[role as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        let count = idle().len();
+        for _ in 0..count {
+            let Some(shard) = idle().pop_front() else { return };
+            // SAFETY: leased just now, and handed back below.
+            work(unsafe { &mut *(*shard.0).private.get() });
+            self.hand_back(shard, role);
+        }
     }
 
     fn add(&self) -> ShardRef {

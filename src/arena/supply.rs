@@ -47,17 +47,23 @@ impl Supply {
         acquire: impl FnOnce() -> Option<NonNull<u8>>,
     ) -> Result<NonNull<u8>, AllocError> {
         let requested = layout.size();
-        let limit = self.limit.load(Ordering::Relaxed);
-        let charge = |held: usize| held.checked_add(requested).filter(|&sum| sum <= limit.saturating_sub(keep));
-        // Relaxed: the count orders nothing.
-        if let Err(used) = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge) {
-            return Err(AllocError::MemoryLimit { limit, used, requested, pinned: 0 });
-        }
+        self.charge(requested, keep)?;
         let chunk = acquire();
         chunk.ok_or_else(|| {
             self.held.fetch_sub(requested, Ordering::Relaxed);
             AllocError::OutOfMemory { requested }
         })
+    }
+
+    /// Counts bytes as held: of a chunk that is about to be had, or that was discarded and is about to be used again.
+    pub(crate) fn charge(&self, requested: usize, keep: usize) -> Result<(), AllocError> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let charge = |held: usize| held.checked_add(requested).filter(|&sum| sum <= limit.saturating_sub(keep));
+        // Relaxed: the count orders nothing.
+        match self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge) {
+            Ok(_) => Ok(()),
+            Err(used) => Err(AllocError::MemoryLimit { limit, used, requested, pinned: 0 }),
+        }
     }
 
     /// Gives the pages of a chunk back, which stays the caller's and reads as zero afterwards. `false`: the source cannot.
@@ -74,7 +80,7 @@ impl Supply {
         discarded
     }
 
-    /// Counts a chunk that was discarded as held again: it is about to be used.
+    /// Counts a chunk that was discarded as held again, whatever the limit: it is about to be released.
     pub(crate) fn recharge(&self, bytes: usize) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -24,8 +24,6 @@ use std::num::NonZeroU64;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-/// Records that one step carries out at the most.
-const RECORDS_A_STEP: usize = 1024;
 /// Headers that are walked between two looks at the clock.
 const HEADERS_A_LOOK: usize = 256;
 
@@ -123,6 +121,16 @@ enum Walk {
     OutOfMemory,
 }
 
+/// What the notes of an arena's last walk tell.
+enum LastWalk {
+    /// Something has changed since, or there was none.
+    Moot,
+    /// A block is held, or being made, that was then; nobody will tell when it is not.
+    Held,
+    /// Nothing in it can be gained until something dies, and then it shows.
+    Stands,
+}
+
 /// What became of one block.
 enum Relocated {
     Moved(usize),
@@ -152,10 +160,21 @@ impl Drop for Inside {
 }
 
 impl Core {
-    /// Live bytes below which a sealed arena is worth looking at.
-    #[inline]
-    pub(crate) fn sparse_below(&self) -> usize {
-        self.config.sparse_below
+    /// What an arena can hold.
+    fn capacity(&self) -> usize {
+        // What is lost at an arena's end is less than a block.
+        self.pool.arena_bytes() - HEADER_BYTES
+    }
+
+    /// Live bytes below which an arena that had room for `packed` is worth emptying.
+    pub(crate) fn sparse_below(&self, packed: usize) -> usize {
+        (self.config.target_utilization * packed as f64) as usize
+    }
+
+    /// What an arena's live bytes will fill of another, with the waste that their like came with.
+    fn fill(&self, arena: ArenaRef, live: usize) -> usize {
+        // The product has at most 26 bits each.
+        (live * self.capacity()).div_ceil(arena.packed())
     }
 
     /// Does work of at most `budget`. A step inside a step (a destructor that shuffles) returns at once.
@@ -164,13 +183,13 @@ impl Core {
         let Some(_inside) = Inside::enter(self.number) else { return progress };
         let start = Instant::now();
         let mut meter = Meter::new(budget, start);
-        if duty == Duty::Full {
-            self.wait_for_readers();
-            let (done, panic) = self.carry_out(RECORDS_A_STEP);
-            progress.carried_out = done;
-            if panic.is_some() {
-                self.compactor.totals.panics.fetch_add(1, Ordering::Relaxed);
-            }
+        self.wait_for_readers(64, || meter.is_late());
+        let (done, panic) = self.carry_out(duty == Duty::Full, || meter.is_late());
+        progress.carried_out = done;
+        if let Some(panic) = panic {
+            // Nobody can be told; and to drop what it carries could panic again.
+            std::mem::forget(panic);
+            self.compactor.totals.panics.fetch_add(1, Ordering::Relaxed);
         }
         if !self.is_paused() {
             self.move_blocks(&mut meter, &mut progress);
@@ -180,9 +199,10 @@ impl Core {
                 progress.returned_arenas += 1;
             }
             progress.more |= meter.spent && self.pool.empty_bytes() > self.config.retain_bytes;
-            let waiting = self.deferred.waiting.load(Ordering::Relaxed) > 0 || !self.deferred.ready.is_empty();
-            progress.waiting |= waiting;
-            progress.more |= progress.carried_out > 0 && !self.deferred.ready.is_empty();
+            let waiting = self.deferred.waiting.load(Ordering::Relaxed) > 0;
+            progress.waiting |= waiting || !self.deferred.is_idle();
+            // As long as it helps: what is left may wait for a reader or a mover.
+            progress.more |= progress.carried_out > 0 && progress.waiting;
         }
         let elapsed = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.compactor.totals.max_step.fetch_max(elapsed, Ordering::Relaxed);
@@ -236,11 +256,7 @@ impl Core {
     fn drain_idle(&self) {
         let mut extents: Vec<Extent> = Vec::new();
         for role in [Role::Mutator, Role::Mover] {
-            for shard in self.shards.lease_idle(role) {
-                // SAFETY: leased just now, and handed back below.
-                extents.extend(self.drain(unsafe { &mut *(*shard.0).private.get() }).into_iter().flatten());
-                self.shards.hand_back(shard, role);
-            }
+            self.shards.for_each_idle(role, |shard| extents.extend(self.drain(shard).into_iter().flatten()));
         }
         extents.extend(with_shard(self, |shard, _, _| self.drain(shard)).into_iter().flatten());
         extents.extend(self.pool.take_idle_extents());
@@ -277,11 +293,12 @@ impl Core {
                     return;
                 }
             }
-            if self.is_paused() {
-                return;
+            // A walk that moved nothing must not outrun the budget either.
+            if meter.is_late() || self.is_paused() {
+                break;
             }
         }
-        progress.more = true;
+        progress.more |= meter.spent;
     }
 
     fn plan(&self) -> std::sync::MutexGuard<'_, Plan> {
@@ -313,44 +330,49 @@ impl Core {
         let mut pinned = false;
         let mut candidates = bumpalo::collections::Vec::new_in(scratch);
         for arena in self.pool.list.iter() {
+            // First, so that an arena which begins another life after this is not taken for the one that is looked at.
+            let life = arena.life();
             let balance = arena.account.balance();
-            if !balance.sealed
-                || balance.live >= self.sparse_below()
-                || balance.claims > 0
-                || arena.usage() != Use::Bumped
-                || arena.ground() != ground
-            {
+            // One with nothing alive is retired already, or waits for readers.
+            let sparse = balance.sealed && balance.live > 0 && balance.live < arena.sparse_below();
+            if !sparse || balance.claims > 0 || arena.usage() != Use::Bumped || arena.ground() != ground {
                 continue;
             }
-            if self.is_stuck(arena, balance.live) {
-                pinned = true;
-                continue;
+            match self.last_walk(arena, balance.live) {
+                LastWalk::Moot => {
+                    let (live, age) = (self.fill(arena, balance.live), now.saturating_sub(arena.sealed_at()));
+                    candidates.push(Candidate { arena: (arena, life), live, age });
+                }
+                LastWalk::Held => pinned = true,
+                LastWalk::Stands => {}
             }
-            candidates.push(Candidate { arena, live: balance.live, age: now.saturating_sub(arena.sealed_at()) });
         }
-        // What is lost at an arena's end is less than a block, so the capacity is exact to that.
-        let count = choose(&mut candidates, self.pool.arena_bytes() - HEADER_BYTES);
-        victims.extend(candidates[..count].iter().map(|candidate| Victim {
-            arena: candidate.arena,
-            life: candidate.arena.life(),
-            offset: 0,
-            pinned: 0,
-            witness: None,
+        let count = choose(&mut candidates, self.capacity());
+        victims.extend(candidates[..count].iter().map(|candidate| {
+            let (arena, life) = candidate.arena;
+            Victim { arena, life, offset: 0, pinned: 0, witness: None }
         }));
         pinned
     }
 
-    /// Whether the last walk left all that is still there, and what it left is still held.
-    fn is_stuck(&self, arena: ArenaRef, live: usize) -> bool {
+    /// Whether the last walk left all that is still there, so that another would do no more.
+    fn last_walk(&self, arena: ArenaRef, live: usize) -> LastWalk {
         if arena.walk.live.load(Ordering::Relaxed) != live {
-            return false;
+            return LastWalk::Moot;
         }
-        let witness = NonZeroU64::new(arena.walk.witness.load(Ordering::Relaxed)).map(RawHandle::from_bits);
-        witness.is_none_or(|handle| {
-            self.table
-                .entry(handle.slot())
-                .is_some_and(|entry| entry.word().is_held() && entry.version().wrapping_sub(handle.version()) <= 1)
-        })
+        let Some(bits) = NonZeroU64::new(arena.walk.witness.load(Ordering::Relaxed)) else {
+            return LastWalk::Stands;
+        };
+        let witness = RawHandle::from_bits(bits);
+        let Some(entry) = self.table.entry(witness.slot()) else { return LastWalk::Moot };
+        let since = entry.version().wrapping_sub(witness.version());
+        let unchanged = if witness.version().is_multiple_of(2) {
+            since == 0
+        } else {
+            // Held still, or freed and held still.
+            since <= 1 && entry.word().is_held()
+        };
+        if unchanged { LastWalk::Held } else { LastWalk::Moot }
     }
 
     /// Seals the arenas of shards that nobody uses, and the caller's own, if they hold at least so many dead bytes or nothing
@@ -364,12 +386,8 @@ impl Core {
             })
         };
         for role in [Role::Mutator, Role::Mover] {
-            for shard in self.shards.lease_idle(role) {
-                // SAFETY: leased just now, and handed back below.
-                let filled = take_filled(unsafe { &mut *(*shard.0).private.get() });
-                self.shards.hand_back(shard, role);
-                filled.into_iter().for_each(|filled| self.seal(filled));
-            }
+            self.shards
+                .for_each_idle(role, |shard| take_filled(shard).into_iter().for_each(|filled| self.seal(filled)));
         }
         let filled = with_shard(self, |shard, _, _| take_filled(shard));
         filled.into_iter().for_each(|filled| self.seal(filled));
@@ -384,7 +402,8 @@ impl Core {
         progress: &mut Progress,
     ) -> Walk {
         let Some(claim) = Claim::new(self, victim.arena) else { return Walk::Finished };
-        if victim.arena.life() != victim.life {
+        // The claim keeps the arena in the life that it is in now, which may be another than when it was chosen.
+        if victim.arena.life() != victim.life || victim.arena.usage() != Use::Bumped {
             return Walk::Finished;
         }
         let (base, used) = (victim.arena.base(), victim.arena.used());
@@ -396,6 +415,10 @@ impl Core {
             let address = base + victim.offset + HEADER_BYTES;
             // SAFETY: the arena is sealed and claimed; from its base to `used` there is one header after the other.
             let header = unsafe { victim.arena.header_of(address) }.load();
+            if header.state() == State::Building && !header.is_filler() {
+                let version = self.table.known(header.slot()).version();
+                victim.witness.get_or_insert(RawHandle::new(header.slot(), version));
+            }
             if header.state() == State::Live {
                 match self.relocate(mover, &claim, address, header) {
                     Ok(Relocated::Moved(bytes)) => {
@@ -423,7 +446,7 @@ impl Core {
         claim.arena.walk.pinned.store(victim.pinned, Ordering::Relaxed);
         claim.arena.walk.witness.store(victim.witness.map_or(0, |handle| handle.to_bits().get()), Ordering::Relaxed);
         claim.arena.walk.live.store(left, Ordering::Relaxed);
-        progress.waiting |= left > 0;
+        progress.waiting |= left > 0 && victim.witness.is_some();
         add(&mover.counts().skipped_pinned, u64::from(victim.witness.is_some()));
         Walk::Finished
     }
@@ -492,6 +515,11 @@ impl Core {
         let arena = self.pool.take(&self.supply, ground, Purpose::Survivors, mover.id())?;
         let filled = mover.private().ground(ground).install(Some(arena), self.pool.arena_bytes());
         self.seal(filled);
+        if let Some(filled) = filled {
+            // As tight as it can be: nothing is gained by moving it again before something in it dies. (If something died
+            // before it was sealed, the note does not fit and is moot.)
+            filled.arena.walk.live.store(filled.live, Ordering::Relaxed);
+        }
         Ok(())
     }
 }

@@ -239,10 +239,12 @@ impl Core {
 
     /// Seals an arena that its shard has let go of.
     pub(crate) fn seal(&self, filled: Option<Filled>) {
-        let Some(Filled { arena, used, live }) = filled else { return };
-        if arena.seal(used, live, self.now()) == Outcome::Emptied {
+        let Some(filled) = filled else { return };
+        let arena = filled.arena;
+        let sparse_below = self.sparse_below(filled.packed);
+        if arena.seal(&filled, sparse_below, self.now()) == Outcome::Emptied {
             self.retire(arena);
-        } else if arena.account.balance().live < self.sparse_below() {
+        } else if arena.account.balance().live < sparse_below {
             self.notify();
         }
     }

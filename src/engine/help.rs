@@ -97,7 +97,10 @@ impl Memory for Core {
         });
         if let Some(extent) = copy.extent {
             // What of the extent is not the block is dead from the first.
-            self.subtract(extent.arena, self.pool.extent_bytes() - copy.header.footprint());
+            let rest = self.pool.extent_bytes() - copy.header.footprint();
+            if rest > 0 {
+                self.subtract(extent.arena, rest);
+            }
             let ground = extent.arena.ground();
             if let Ok(next) = self.pool.take_extent(&self.supply, ground, self.now()) {
                 self.keep_extent(ground, next);
@@ -144,12 +147,15 @@ impl Core {
     /// Room in the thread's own arena, in a new one, or in the extent that the shard keeps for this.
     fn room_for_help(&self, ground: Ground, payload: usize, align: usize) -> Option<(usize, Option<Extent>)> {
         loop {
-            let own = with_shard(self, |shard, _, _| shard.ground(ground).bump(payload, align));
-            if let Some(address) = own {
+            let own = with_shard(self, |shard, _, _| {
+                let address = shard.ground(ground).bump(payload, align)?;
                 // Until the commit it is a block that is being made: if the arena is sealed meanwhile, its walkers skip it.
                 let header = Header::filler(HEADER_BYTES + payload.next_multiple_of(8), State::Building);
-                // SAFETY: the header's place was bumped just now for this thread.
+                // SAFETY: the header's place was bumped just now for this shard.
                 unsafe { header_before(address).as_ref() }.store(header);
+                Some(address)
+            });
+            if let Some(address) = own {
                 return Some((address, None));
             }
             if self.refill(ground).is_err() {

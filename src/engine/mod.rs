@@ -33,9 +33,10 @@ use crate::table::Table;
 use crate::table::numbers::PageNumbers;
 use crossbeam_epoch::Collector;
 pub(crate) use settle::Record;
+use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::panic::resume_unwind;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Instant;
 
@@ -44,6 +45,31 @@ use std::time::Instant;
 pub(crate) struct Deferred {
     pub(crate) ready: Ready<Record>,
     pub(crate) waiting: AtomicUsize,
+    /// What was taken from `ready` and is not carried out yet.
+    queue: Mutex<VecDeque<Record>>,
+}
+
+impl Deferred {
+    /// The next record to carry out.
+    fn next(&self) -> Option<Record> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.is_empty() {
+            queue.extend(self.ready.take_all());
+        }
+        queue.pop_front()
+    }
+
+    /// Takes records back that cannot be carried out yet.
+    fn put_back(&self, records: Vec<Record>) {
+        if !records.is_empty() {
+            self.queue.lock().unwrap_or_else(PoisonError::into_inner).extend(records);
+        }
+    }
+
+    /// Whether there is nothing to carry out now.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.ready.is_empty() && self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
 }
 
 /// One shuffler's everything. Public handles to it are counted by [`Life`]; this stays until the last hold is gone.
@@ -73,13 +99,21 @@ impl Core {
             table: Table::new(numbers),
             pool: Pool::new(config.arena_bytes),
             shards: Shards::new(),
-            deferred: Arc::new(Deferred { ready: Ready::new(), waiting: AtomicUsize::new(0) }),
+            deferred: Arc::new(Deferred { ready: Ready::new(), waiting: AtomicUsize::new(0), queue: Mutex::default() }),
             collector: ManuallyDrop::new(Collector::new()),
             compactor: Compactor::new(),
             started: Instant::now(),
             supply: Supply::new(source, config.memory_limit),
             config,
         })
+    }
+
+    /// Carries out everything that was put off and that no reader or mover keeps from it.
+    fn finish_deferred(&self, first_panic: &mut Option<settle::Panic>) {
+        // Nobody else uses the collector now, so this ends well before, unless a reader was forgotten.
+        self.wait_for_readers(4096, || false);
+        let (_, panic) = self.carry_out(true, || false);
+        settle::keep_first(first_panic, panic.map_or(Ok(()), Err));
     }
 
     /// Milliseconds since the shuffler was made.
@@ -95,8 +129,7 @@ impl Drop for Core {
         }
         // SAFETY: dropped nowhere else, and not used after this. Its closures only push to the ready list.
         unsafe { ManuallyDrop::drop(&mut self.collector) };
-        // Blocks that were still waiting were settled by `Life`; what is left is memory.
-        drop(self.deferred.ready.take_all());
+        // Blocks that could be settled were settled by `Life`; what is left is memory.
         self.table.dissolve(&self.supply);
         self.pool.dissolve(&self.supply);
     }
@@ -113,8 +146,8 @@ impl Drop for Life {
     fn drop(&mut self) {
         let core = &*self.core;
         core.compactor.stop();
-        core.wait_for_readers();
-        let mut first_panic = core.carry_out_all();
+        let mut first_panic = None;
+        core.finish_deferred(&mut first_panic);
         let mut live = Vec::new();
         core.table.for_each(|slot, entry| {
             let version = entry.version();
@@ -124,10 +157,9 @@ impl Drop for Life {
         });
         for handle in live {
             let freed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| core.free(handle)));
-            first_panic = first_panic.or(freed.err());
+            settle::keep_first(&mut first_panic, freed.map(drop));
         }
-        core.wait_for_readers();
-        first_panic = first_panic.or(core.carry_out_all());
+        core.finish_deferred(&mut first_panic);
         if let Some(panic) = first_panic
             && !thread::panicking()
         {

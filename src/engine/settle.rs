@@ -11,7 +11,7 @@ use crate::primitive::sync::atomic::Ordering;
 use crate::types::registry;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::{ptr, thread};
+use std::{mem, ptr, thread};
 
 /// Work that must not run where it fell due.
 #[derive(Debug)]
@@ -53,6 +53,16 @@ impl End {
 
 /// What a destructor's panic carried.
 pub(crate) type Panic = Box<dyn Any + Send>;
+
+/// Keeps the first panic, and forgets the payload of any other: to drop it could panic again.
+pub(crate) fn keep_first(first: &mut Option<Panic>, outcome: Result<(), Panic>) {
+    if let Err(panic) = outcome {
+        match first {
+            Some(_) => mem::forget(panic),
+            None => *first = Some(panic),
+        }
+    }
+}
 
 /// Buries a block when dropped, also when its destructor unwinds.
 struct Burial<'a> {
@@ -99,7 +109,7 @@ impl Core {
         if outcome == Outcome::Emptied {
             self.retire(arena);
         } else if before.sealed {
-            let sparse = self.sparse_below();
+            let sparse = arena.sparse_below();
             if before.live >= sparse && before.live - bytes < sparse {
                 self.notify();
             }
@@ -202,7 +212,7 @@ impl Core {
             // are gone, and the slot is not reused before the burial.
             let run = || unsafe { info.drop_payload(bytes, payload) };
             if thread::panicking() {
-                drop(catch_unwind(AssertUnwindSafe(run)));
+                keep_first(&mut None, catch_unwind(AssertUnwindSafe(run)));
             } else {
                 run();
             }
@@ -210,42 +220,43 @@ impl Core {
         drop(burial);
     }
 
-    /// Carries out the records that are ready. The first panic of a destructor is returned.
-    pub(crate) fn carry_out(&self, most: usize) -> (usize, Option<Panic>) {
+    /// Carries out records that are ready, until there are none that can be or `enough` says so. Returns how many, and the
+    /// first panic of a destructor.
+    ///
+    /// Records are taken one at a time: whatever a destructor does, it keeps no other record from other steps.
+    pub(crate) fn carry_out(&self, drops: bool, mut enough: impl FnMut() -> bool) -> (usize, Option<Panic>) {
         let mut first_panic = None;
         let mut done = 0;
-        let mut records = self.deferred.ready.take_all().into_iter();
-        for record in records.by_ref().take(most) {
+        let mut later = Vec::new();
+        while !enough() {
+            let Some(record) = self.deferred.next() else { break };
             match record {
                 Record::Recycle(arena) => self.recycle(arena),
+                Record::Settle { address, .. } if !drops && self.has_destructor(address) => {
+                    later.push(record);
+                    continue;
+                }
                 Record::Settle { address, after_claims, end } => {
                     let alone = after_claims.then(|| self.claim_alone(address));
                     if let Some(None) = alone {
-                        self.deferred.ready.push(record);
+                        later.push(record);
                         continue;
                     }
                     let settled = catch_unwind(AssertUnwindSafe(|| self.settle(address, end)));
-                    first_panic = first_panic.or(settled.err());
+                    keep_first(&mut first_panic, settled);
                 }
             }
             done += 1;
         }
-        for record in records {
-            self.deferred.ready.push(record);
-        }
+        self.deferred.put_back(later);
         (done, first_panic)
     }
 
-    /// Carries out records until none is ready.
-    pub(crate) fn carry_out_all(&self) -> Option<Panic> {
-        let mut first_panic = None;
-        loop {
-            let (done, panic) = self.carry_out(usize::MAX);
-            first_panic = first_panic.or(panic);
-            if done == 0 {
-                return first_panic;
-            }
-        }
+    fn has_destructor(&self, address: usize) -> bool {
+        let arena = self.arena_of(address);
+        // SAFETY: the block's bytes are counted until it is settled.
+        let header = unsafe { arena.header_of(address) }.load();
+        registry().drops(header.tag())
     }
 
     /// A claim on the arena of a block that was freed while it was being moved, if nobody else has one: then no helper that
@@ -259,14 +270,18 @@ impl Core {
         (claim.arena.account.balance().claims == 1).then_some(claim)
     }
 
-    /// Helps the epoch forward as far as the readers let it, so that what waits becomes ready.
-    pub(crate) fn wait_for_readers(&self) {
-        // An epoch's garbage is two advances away, and an advance needs a flush; one more for a thread in between.
-        for _ in 0..4 {
-            if self.deferred.waiting.load(Ordering::Relaxed) == 0 {
-                return;
-            }
+    /// Helps the epoch forward as far as the readers let it, so that what waits becomes ready; until `enough` says so, or
+    /// nothing became ready `patience` times.
+    pub(crate) fn wait_for_readers(&self, patience: u32, mut enough: impl FnMut() -> bool) {
+        // An epoch's garbage is two advances away, an advance needs a flush, and a flush collects a few bags at a time, those
+        // of the collector's own garbage among them.
+        let waiting = || self.deferred.waiting.load(Ordering::Relaxed);
+        let (mut left, mut in_vain) = (waiting(), 0);
+        while left > 0 && in_vain < patience && !enough() {
             with_shard(self, |shard, _, _| shard.epoch(&self.collector).pin().flush());
+            let now = waiting();
+            in_vain = if now < left { 0 } else { in_vain + 1 };
+            left = now;
         }
     }
 }

@@ -136,8 +136,9 @@ impl Table {
     #[inline]
     pub(crate) fn known(&self, slot: u32) -> &Entry {
         debug_assert!(self.entry(slot).is_some(), "slot {slot} is not of this table");
-        // Relaxed, both: the slot came by a way that its page's making happened before.
-        let current = self.current.load(Ordering::Relaxed);
+        // Acquire: pairs with the release in `add_page`; this may be a later directory than the one that first had the page.
+        let current = self.current.load(Ordering::Acquire);
+        // Relaxed: the slot came by a way that its page's making happened before.
         // SAFETY: this table made the page of the slot, so every directory since has it.
         let page = unsafe { &*current.add((slot >> PAGE_BITS) as usize) }.load(Ordering::Relaxed);
         // SAFETY: as in `entry`.
@@ -179,8 +180,8 @@ impl Table {
                 return Ok(());
             }
             if let Some(page) = growth.pages.iter_mut().find(|page| page.dormant) {
+                supply.charge(PAGE_BYTES, 0)?;
                 page.awaken();
-                supply.recharge(PAGE_BYTES);
                 cache.fresh = (page.first_slot(), page.first_slot() + PAGE_SLOTS);
                 return Ok(());
             }
