@@ -700,7 +700,8 @@ fn row_14_the_memory_limit() {
     let (blocks, error) = stuffed(&shuffler, 1000);
     let AllocError::MemoryLimit { limit, used, requested, pinned } = error else { panic!("{error:?}") };
     assert_eq!((limit, pinned), (limit_bytes, 0));
-    assert!(used <= limit && used + requested > limit && requested > 0, "{error:?}");
+    // A little is kept back, so that movers can make room.
+    assert!(used <= limit && used + requested > limit - (256 << 10) && requested > 0, "{error:?}");
     let text = format!(
         "memory limit reached: {requested} bytes were requested, {used} of {limit} are in use and 0 pinned by holds; \
          free blocks, return rents, or raise the limit with set_memory_limit"

@@ -69,7 +69,8 @@ fn row_20_threads_come_and_go() {
             "{early} bytes early on, {} at the end",
             stats.resident_bytes
         );
-        assert_eq!(stats.resident_bytes as usize, source.bytes());
+        // What the source has not got back may have been discarded, so it may be more.
+        assert!(stats.resident_bytes as usize <= source.bytes());
         drop(shuffler);
         eventually("the memory goes back", || source.chunks() == 0);
     }

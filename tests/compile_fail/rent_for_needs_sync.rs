@@ -1,0 +1,11 @@
+//! `rent_for` needs `T: Sync`.
+
+use memory_shuffler::{Handle, Shuffler};
+use std::cell::Cell;
+use std::time::Duration;
+
+fn rent(shuffler: &Shuffler, handle: Handle<Cell<u8>>) {
+    let _ = shuffler.rent_for(handle, Duration::ZERO);
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+//! `rent` needs `T: Send`: another thread may return it, and so drop the value.
+
+use memory_shuffler::{Handle, Shuffler};
+use std::sync::MutexGuard;
+
+fn rent(shuffler: &Shuffler, handle: Handle<MutexGuard<'static, u8>>) {
+    let _ = shuffler.rent(handle);
+}
+
+fn main() {}

@@ -1,0 +1,13 @@
+//! What it reads is.
+
+use memory_shuffler::Shuffler;
+
+fn main() {
+    let shuffler = Shuffler::new();
+    let value = shuffler.create_versioned(1).unwrap();
+    let reader = shuffler.reader();
+    let read = reader.get(value);
+    std::thread::scope(|scope| {
+        scope.spawn(|| println!("{read:?}"));
+    });
+}

@@ -1,0 +1,10 @@
+//! `take` takes what is `Send`, `Sync` or not.
+
+use memory_shuffler::{Handle, Shuffler};
+use std::cell::Cell;
+
+fn case(shuffler: &Shuffler, handle: Handle<Cell<u8>>) {
+    let _ = shuffler.take(handle);
+}
+
+fn main() {}

@@ -1,0 +1,184 @@
+//! A compactor that is stopped, or panics, in the middle of a move holds nobody up (rows 26 and 31 of the misuse table); a
+//! copy that goes wrong is noticed by these tests. Runs with the feature `test-hooks` only.
+
+#![cfg(feature = "test-hooks")]
+#![allow(clippy::disallowed_types, reason = "tests count with the standard atomics; no model runs them")]
+
+mod common;
+
+use common::{Checked, Ledger, check_fragmented, eventually, fragmented, pattern};
+use memory_shuffler::{CompactorState, Freed, Handle, Shuffler, Trigger, hooks};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+const ARENA: usize = 64 << 10;
+
+/// The hooks are the process's: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn background() -> (Shuffler, Arc<Checked>) {
+    let source = Checked::new();
+    let builder = Shuffler::builder().arena_bytes(ARENA).retain_bytes(0).source(source.clone());
+    (builder.build().unwrap(), source)
+}
+
+/// A shuffler whose compactor is stopped in the middle of a move, and what it was to move.
+fn parked() -> (Shuffler, Arc<Checked>, Vec<Handle<[u8]>>) {
+    let (shuffler, source) = background();
+    let before = hooks::parked();
+    hooks::park_mid_move();
+    let kept = fragmented(&shuffler, ARENA, 12, 8);
+    eventually("the compactor parks in a move", || {
+        // Its first victims are chosen when something dies.
+        let _ = shuffler.free(shuffler.create([0_u8; 1000]).unwrap()).unwrap();
+        hooks::parked() > before
+    });
+    (shuffler, source, kept)
+}
+
+#[test]
+fn row_26_all_calls_go_on_while_the_compactor_is_stopped() {
+    let _alone = alone();
+    let (shuffler, _source, kept) = parked();
+    check_fragmented(&shuffler, &kept, ARENA, 8);
+    let stats = shuffler.stats();
+    assert_eq!(stats.helped, 1, "one block was being moved, and whoever rented it finished that: {stats:?}");
+    assert_eq!(stats.compactor, CompactorState::Running, "the state can be seen");
+
+    let ledger = Ledger::new(50);
+    for round in 0..50 {
+        let token = shuffler.create(ledger.token()).unwrap();
+        let more = fragmented(&shuffler, ARENA, 3, 8);
+        shuffler.shuffle();
+        check_fragmented(&shuffler, &more, ARENA, 8);
+        for block in more {
+            assert_eq!(shuffler.free(block), Ok(Freed::Now));
+        }
+        let value = shuffler.create_versioned(round).unwrap();
+        shuffler.publish(value, round + 1).unwrap();
+        assert_eq!(shuffler.reader().get(value), Ok(&(round + 1)));
+        assert_eq!(shuffler.free(value), Ok(Freed::Now));
+        assert_eq!(shuffler.free(token), Ok(Freed::Now));
+    }
+    ledger.settled();
+    shuffler.trim();
+    let stats = shuffler.stats();
+    assert!(stats.moves > 1, "shuffle() works: {stats:?}");
+    assert!(stats.resident_bytes < 12 * ARENA as u64, "memory comes back: {stats:?}");
+    check_fragmented(&shuffler, &kept, ARENA, 8);
+    assert_eq!(shuffler.stats().live_blocks, kept.len() as u64);
+    // The last drop waits for the compactor, within bounds.
+    drop(shuffler);
+}
+
+#[test]
+fn row_26_the_block_in_the_move_can_be_written_taken_and_freed() {
+    let _alone = alone();
+    let (shuffler, _source, kept) = parked();
+    for handle in &kept {
+        shuffler.rent_mut_for(*handle, Duration::from_secs(60)).unwrap().fill(9);
+    }
+    assert_eq!(shuffler.stats().helped, 1);
+    for handle in &kept {
+        assert!(shuffler.rent(*handle).unwrap().iter().all(|byte| *byte == 9));
+    }
+    drop(shuffler);
+
+    let (shuffler, _source, kept) = parked();
+    for (index, handle) in kept.iter().enumerate() {
+        assert_eq!(shuffler.get_size(*handle), Ok(ARENA / 64));
+        assert!(shuffler.valid_handle(*handle) && shuffler.inspect(*handle).unwrap().rents == 0, "block {index}");
+        assert_eq!(shuffler.free(*handle), Ok(Freed::Now));
+    }
+    shuffler.trim();
+    assert_eq!(shuffler.stats().helped, 0, "a free finishes no move");
+    eventually("all are settled", || {
+        shuffler.trim();
+        shuffler.stats().live_blocks == 0
+    });
+}
+
+#[test]
+fn row_26_many_threads_meet_the_move_at_once() {
+    let _alone = alone();
+    for _ in 0..5 {
+        let (shuffler, _source, kept) = parked();
+        let barrier = std::sync::Barrier::new(4);
+        thread::scope(|scope| {
+            for thread in 0..4 {
+                let (shuffler, kept, barrier) = (&shuffler, &kept, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    if thread == 3 {
+                        shuffler.shuffle();
+                    }
+                    check_fragmented(shuffler, kept, ARENA, 8);
+                });
+            }
+        });
+        assert!(shuffler.stats().helped <= 1, "one commit wins");
+        check_fragmented(&shuffler, &kept, ARENA, 8);
+    }
+}
+
+#[test]
+fn row_26_the_compactor_panics() {
+    let _alone = alone();
+    let (shuffler, source) = background();
+    hooks::panic_mid_move();
+    let kept = fragmented(&shuffler, ARENA, 12, 8);
+    eventually("the compactor panics", || {
+        let _ = shuffler.free(shuffler.create([0_u8; 1000]).unwrap()).unwrap();
+        shuffler.stats().compactor == CompactorState::Panicked
+    });
+    check_fragmented(&shuffler, &kept, ARENA, 8);
+    let report = shuffler.shuffle();
+    assert!(report.progress.moves > 0, "{report:?}");
+    check_fragmented(&shuffler, &kept, ARENA, 8);
+    for handle in kept {
+        assert_eq!(shuffler.free(handle), Ok(Freed::Now));
+    }
+    shuffler.trim();
+    shuffler.trim();
+    let stats = shuffler.stats();
+    assert_eq!((stats.live_blocks, stats.compactor), (0, CompactorState::Panicked));
+    assert!(stats.arenas <= 4, "{:#?}", shuffler.arenas());
+    drop(shuffler);
+    eventually("the memory goes back", || source.chunks() == 0);
+}
+
+#[test]
+fn row_31_a_writer_meets_a_move_and_there_is_no_memory() {
+    let _alone = alone();
+    let (shuffler, source, kept) = parked();
+    source.refuse_after(0);
+    // The shard's reserve serves.
+    for handle in &kept {
+        shuffler.rent_mut(*handle).unwrap()[0] ^= 1;
+        shuffler.rent_mut(*handle).unwrap()[0] ^= 1;
+    }
+    assert_eq!(shuffler.stats().helped, 1);
+    check_fragmented(&shuffler, &kept, ARENA, 8);
+    shuffler.shuffle();
+    source.relent();
+    shuffler.shuffle();
+    check_fragmented(&shuffler, &kept, ARENA, 8);
+}
+
+#[test]
+fn a_spoilt_copy_is_noticed() {
+    let _alone = alone();
+    let shuffler = Shuffler::builder().trigger(Trigger::Manual).arena_bytes(ARENA).build().unwrap();
+    let kept = fragmented(&shuffler, ARENA, 12, 8);
+    hooks::corrupt_next_copy();
+    assert!(shuffler.shuffle().progress.moves > 0);
+    let spoilt = kept
+        .iter()
+        .zip(0..)
+        .filter(|(handle, index)| *shuffler.rent(**handle).unwrap() != *pattern(index * 8, ARENA / 64));
+    assert_eq!(spoilt.count(), 1);
+}
