@@ -1,10 +1,12 @@
 //! Holds and blocks beside `Arc` and malloc, in one run, while another thread makes the compactor move blocks.
 //!
 //! `cargo bench --bench latency`; `-- --quick` for a short run. Rounds of all contestants are interleaved, so that a change
-//! of the machine's speed meets all alike; medians and minima over the rounds, nanoseconds an operation. The last column is
-//! the ratio of the medians to the contestant named.
+//! of the machine's speed meets all alike; medians and minima over the rounds, nanoseconds an operation. Each group begins
+//! with the contestant that its ratios, of the medians, are to. *Hot*: 1,000 objects, again and again; *far*: 100,000 of
+//! 1,000,000, at random.
 
 use memory_shuffler::{Directory, Handle, Rights, Shuffler, Trigger};
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,9 +95,8 @@ fn main() {
     let before = shuffler.stats().moves;
     thread::scope(|scope| {
         scope.spawn(|| churn(&shuffler, &stop));
-        let contestants = race(&shuffler, rounds, many);
+        race(&shuffler, rounds, many);
         stop.store(true, Ordering::Relaxed);
-        print(&contestants);
     });
     let moves = shuffler.stats().moves - before;
     println!(
@@ -105,14 +106,13 @@ fn main() {
     assert!(moves >= 10_000, "the compactor hardly moved anything");
 }
 
-fn race(shuffler: &Shuffler, rounds: usize, many: usize) -> Vec<Contestant<'_>> {
+fn race(shuffler: &Shuffler, rounds: usize, many: usize) {
     let handles: Vec<Handle<Value>> = (0..many as u64).map(|n| shuffler.create([n; 8]).expect("memory")).collect();
     let versioned: Vec<_> = (0..many as u64).map(|n| shuffler.create_versioned([n; 8]).expect("memory")).collect();
     let arcs: Vec<Arc<Value>> = (0..many as u64).map(|n| Arc::new([n; 8])).collect();
     let directory = Directory::new(shuffler);
     let names: Vec<_> = handles[..HOT].iter().map(|&handle| directory.grant(handle, Rights::READ)).collect();
     let hot = scattered(HOT);
-    let cold = scattered(many);
     let few = many.min(100_000);
     macro_rules! walk {
         ($name:literal, $against:literal, $order:expr, $laps:expr, $index:ident => $body:expr) => {{
@@ -127,50 +127,55 @@ fn race(shuffler: &Shuffler, rounds: usize, many: usize) -> Vec<Contestant<'_>> 
         }};
     }
 
-    let cold_few: Vec<usize> = cold[..few].to_vec();
-    let (hot_arcs, cold_arcs) = (arcs.clone(), arcs);
-    let (hot_handles, cold_handles) = (handles.clone(), handles);
-    let (hot_versioned, cold_versioned) = (versioned.clone(), versioned);
-    let mut blocks = Vec::with_capacity(BATCH);
-    let mut boxes = Vec::with_capacity(BATCH);
+    let pointers: Vec<*const Value> = arcs.iter().map(Arc::as_ptr).collect();
+    let far: Vec<usize> = scattered(many)[..few].to_vec();
+    let (pointers, arcs, handles, versioned, names) = (&pointers, &arcs, &handles, &versioned, &names);
+    let read = |index: usize| {
+        // SAFETY: the `Arc`s live as long as the pointers.
+        unsafe { (*pointers[index])[3] }
+    };
+    let under_one_reader = move |order: &[usize], laps: usize| {
+        let reader = shuffler.reader();
+        for _ in 0..laps {
+            for &index in order {
+                black_box(reader.get(versioned[index]).expect("live")[3]);
+            }
+        }
+    };
+    let (hot_order, far_order) = (hot.clone(), far.clone());
     let mut contestants = vec![
-        walk!("Arc clone + drop, hot", "Arc clone + drop, hot", hot, LAPS, index => hot_arcs[index].clone()[3]),
-        walk!("rent + return, hot", "Arc clone + drop, hot", hot, LAPS, index =>
-            shuffler.rent(hot_handles[index]).expect("live")[3]),
-        walk!("reader.get, hot", "Arc clone + drop, hot", hot, LAPS, index => {
-            // A reader for each read: the dearest way.
-            shuffler.reader().get(hot_versioned[index]).expect("live")[3]
+        walk!("hot: Arc clone + drop", "hot: Arc clone + drop", hot, LAPS, i => Arc::as_ptr(&arcs[i].clone())),
+        walk!("hot: rent + return", "hot: Arc clone + drop", hot, LAPS, i => {
+            &raw const *shuffler.rent(handles[i]).expect("live")
         }),
-        walk!("directory rent + return, hot", "Arc clone + drop, hot", hot, LAPS, index =>
-            directory.rent::<Value>(&names[index]).expect("live")[3]),
-        walk!("Arc clone + drop, scattered", "Arc clone + drop, scattered", cold_few, 1, index =>
-            cold_arcs[index].clone()[3]),
-        walk!("rent + return, scattered", "Arc clone + drop, scattered", cold_few, 1, index =>
-            shuffler.rent(cold_handles[index]).expect("live")[3]),
-        {
-            let order = cold_few.clone();
-            Contestant::new("reader.get under one reader, scattered", "Arc clone + drop, scattered", few, move || {
-                let reader = shuffler.reader();
-                for &index in &order {
-                    black_box(reader.get(cold_versioned[index]).expect("live")[3]);
-                }
-            })
-        },
-        Contestant::new("Arc::new + drop on mimalloc", "Arc::new + drop on mimalloc", BATCH * BATCHES, move || {
-            for _ in 0..BATCHES {
-                boxes.extend((0..BATCH as u64).map(|number| Arc::new([number; 8])));
-                boxes.drain(..).for_each(drop);
-            }
+        walk!("hot: Arc clone, read, drop", "hot: Arc clone, read, drop", hot, LAPS, i => arcs[i].clone()[3]),
+        walk!("hot: rent, read, return", "hot: Arc clone, read, drop", hot, LAPS, i => {
+            shuffler.rent(handles[i]).expect("live")[3]
         }),
-        Contestant::new("create + free", "Arc::new + drop on mimalloc", BATCH * BATCHES, move || {
-            for _ in 0..BATCHES {
-                blocks.extend((0..BATCH as u64).map(|number| shuffler.create([number; 8]).expect("memory")));
-                blocks.drain(..).for_each(|handle| {
-                    let _ = shuffler.free(handle).expect("live");
-                });
-            }
+        walk!("hot: by name, rent, read, return", "hot: Arc clone, read, drop", hot, LAPS, i => {
+            directory.rent::<Value>(&names[i]).expect("live")[3]
+        }),
+        walk!("hot: read through a raw pointer", "hot: read through a raw pointer", hot, LAPS, i => read(i)),
+        Contestant::new("hot: get under one reader", "hot: read through a raw pointer", HOT * LAPS, move || {
+            under_one_reader(&hot_order, LAPS);
+        }),
+        walk!("hot: get, a reader for each", "hot: read through a raw pointer", hot, LAPS, i => {
+            shuffler.reader().get(versioned[i]).expect("live")[3]
+        }),
+        walk!("far: Arc clone + drop", "far: Arc clone + drop", far, 1, i => Arc::as_ptr(&arcs[i].clone())),
+        walk!("far: rent + return", "far: Arc clone + drop", far, 1, i => {
+            &raw const *shuffler.rent(handles[i]).expect("live")
+        }),
+        walk!("far: Arc clone, read, drop", "far: Arc clone, read, drop", far, 1, i => arcs[i].clone()[3]),
+        walk!("far: rent, read, return", "far: Arc clone, read, drop", far, 1, i => {
+            shuffler.rent(handles[i]).expect("live")[3]
+        }),
+        walk!("far: read through a raw pointer", "far: read through a raw pointer", far, 1, i => read(i)),
+        Contestant::new("far: get under one reader", "far: read through a raw pointer", few, move || {
+            under_one_reader(&far_order, 1);
         }),
     ];
+    contestants.extend(makers(shuffler));
     for round in 0..=rounds {
         contestants.iter_mut().for_each(Contestant::round);
         if round == 0 {
@@ -178,7 +183,45 @@ fn race(shuffler: &Shuffler, rounds: usize, many: usize) -> Vec<Contestant<'_>> 
             contestants.iter_mut().for_each(|contestant| contestant.times.clear());
         }
     }
-    contestants
+    print(&contestants);
+}
+
+/// 64 bytes, made and unmade in batches.
+fn makers(shuffler: &Shuffler) -> [Contestant<'_>; 4] {
+    const ARC: &str = "Arc::new + drop on mimalloc";
+    fn batches<'a, B: 'a>(name: &'static str, make: impl Fn(u64) -> B + 'a, end: impl Fn(B) + 'a) -> Contestant<'a> {
+        let mut batch = Vec::with_capacity(BATCH);
+        Contestant::new(name, ARC, BATCH * BATCHES, move || {
+            for _ in 0..BATCHES {
+                batch.extend((0..BATCH as u64).map(&make));
+                batch.drain(..).for_each(&end);
+            }
+        })
+    }
+    fn raw<'a>(name: &'static str, allocator: &'a impl GlobalAlloc) -> Contestant<'a> {
+        let layout = Layout::new::<Value>();
+        let make = move |number| {
+            // SAFETY: the layout is not empty; the block, which there is, has room for one value.
+            unsafe {
+                let block = allocator.alloc(layout).cast::<Value>();
+                assert!(!block.is_null());
+                block.write([number; 8]);
+                block
+            }
+        };
+        // SAFETY: allocated above with this layout, and freed once.
+        batches(name, make, move |block| unsafe { allocator.dealloc(block.cast(), layout) })
+    }
+    [
+        batches(ARC, |number| Arc::new([number; 8]), drop),
+        batches(
+            "create + free",
+            |number| shuffler.create([number; 8]).expect("memory"),
+            |handle| assert!(shuffler.free(handle).is_ok()),
+        ),
+        raw("malloc + free of mimalloc", &GLOBAL),
+        raw("malloc + free of the system", &System),
+    ]
 }
 
 fn print(contestants: &[Contestant<'_>]) {

@@ -109,7 +109,7 @@ mutant 'close: no acquire' entry two_rents_and_a_free $entry \
 mutant 'close: no release' entry the_last_return_may_use_the_slot_again $entry \
     's/self\.exchange\(seen, seen\.closed\(\), Ordering::AcqRel\)/self.exchange(seen, seen.closed(), Ordering::Acquire)/'
 mutant 'commit: no release' entry a_rent_and_a_move $entry \
-    's/self\.exchange\(moving, fresh, Ordering::AcqRel\)/self.exchange(moving, fresh, Ordering::Acquire)/'
+    's/self\.exchange\(moving, fresh, Ordering::Release\)/self.exchange(moving, fresh, Ordering::Relaxed)/'
 mutant 'begin_move: relaxed' entry a_write_a_rent_and_a_move $entry \
     's/seen\.with_moving\(\), Ordering::Acquire/seen.with_moving(), Ordering::Relaxed/'
 mutant 'begin_life: word relaxed' entry reuse_against_a_stale_rent $entry \

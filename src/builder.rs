@@ -86,8 +86,8 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Bytes of an arena: a power of two from 64 KiB to 64 MiB. Default 1 MiB. Blocks of more than a sixteenth of it (at
-    /// most 64 KiB), or aligned so widely, get memory of their own.
+    /// Bytes of an arena: a power of two from 64 KiB to 64 MiB. Default 1 MiB. Blocks that do
+    /// not fit a quarter of it (at most 64 KiB) with their alignment get memory of their own.
     pub fn arena_bytes(mut self, bytes: usize) -> Self {
         self.arena_bytes = bytes;
         self

@@ -91,7 +91,7 @@ pub enum AllocError {
     MemoryLimit {
         /// The limit, in bytes.
         limit: usize,
-        /// Bytes in use.
+        /// Bytes in use, with the room for one arena that is left to the compactor.
         used: usize,
         /// Bytes that this allocation needs.
         requested: usize,

@@ -120,7 +120,11 @@ impl<'a> Reader<'a> {
 
     /// Lets go of everything that was kept for this reader so far, and starts anew.
     pub fn repin(&mut self) {
-        self.guard.repin();
+        // The epoch advances once past a reader that is pinned, and garbage waits for two advances.
+        for _ in 0..3 {
+            self.guard.repin();
+            self.guard.flush();
+        }
     }
 }
 

@@ -6,8 +6,10 @@
 
 use crate::arena::header::TAGS;
 use crate::error::AllocError;
+use crate::handle::Versioned;
 use crate::primitive::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
-use std::any::TypeId;
+use std::alloc::Layout;
+use std::any::{TypeId, type_name};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::{self, NonNull};
@@ -55,10 +57,11 @@ pub struct TypeInfo {
 type Key = (TypeId, Access, Shape, usize);
 
 impl TypeInfo {
-    const fn new<T: 'static>(access: Access, shape: Shape) -> Self {
+    /// `N` is what errors call it.
+    const fn new<T: 'static, N: ?Sized>(access: Access, shape: Shape) -> Self {
         Self {
             id: TypeId::of::<T>,
-            name: std::any::type_name::<T>,
+            name: type_name::<N>,
             access,
             shape,
             stride: size_of::<T>(),
@@ -94,10 +97,7 @@ impl TypeInfo {
 
     /// The type's name as errors give it.
     pub(crate) fn name(&self) -> &'static str {
-        match self.shape {
-            Shape::Bytes => "bytes of a layout",
-            _ => (self.name)(),
-        }
+        (self.name)()
     }
 
     /// Drops what lies at `payload`. The values after one whose destructor panics are dropped too; the first panic goes on.
@@ -159,8 +159,8 @@ impl<T: ?Sized + sealed::Layout> Stored for T {}
 pub(crate) use sealed::Layout as StoredLayout;
 
 impl<T: 'static> sealed::Layout for T {
-    const PLAIN: &'static TypeInfo = &TypeInfo::new::<T>(Access::Plain, Shape::Single);
-    const VERSIONED: &'static TypeInfo = &TypeInfo::new::<T>(Access::Versioned, Shape::Single);
+    const PLAIN: &'static TypeInfo = &TypeInfo::new::<T, T>(Access::Plain, Shape::Single);
+    const VERSIONED: &'static TypeInfo = &TypeInfo::new::<T, Versioned<T>>(Access::Versioned, Shape::Single);
     const NEEDS_BYTES: bool = false;
 
     #[inline]
@@ -170,8 +170,8 @@ impl<T: 'static> sealed::Layout for T {
 }
 
 impl<T: 'static> sealed::Layout for [T] {
-    const PLAIN: &'static TypeInfo = &TypeInfo::new::<T>(Access::Plain, Shape::Slice);
-    const VERSIONED: &'static TypeInfo = &TypeInfo::new::<T>(Access::Versioned, Shape::Slice);
+    const PLAIN: &'static TypeInfo = &TypeInfo::new::<T, [T]>(Access::Plain, Shape::Slice);
+    const VERSIONED: &'static TypeInfo = &TypeInfo::new::<T, Versioned<[T]>>(Access::Versioned, Shape::Slice);
     const NEEDS_BYTES: bool = true;
 
     #[inline]
@@ -181,8 +181,8 @@ impl<T: 'static> sealed::Layout for [T] {
 }
 
 impl sealed::Layout for str {
-    const PLAIN: &'static TypeInfo = &TypeInfo::new::<u8>(Access::Plain, Shape::Str);
-    const VERSIONED: &'static TypeInfo = &TypeInfo::new::<u8>(Access::Versioned, Shape::Str);
+    const PLAIN: &'static TypeInfo = &TypeInfo::new::<u8, str>(Access::Plain, Shape::Str);
+    const VERSIONED: &'static TypeInfo = &TypeInfo::new::<u8, Versioned<str>>(Access::Versioned, Shape::Str);
     const NEEDS_BYTES: bool = true;
 
     #[inline]
@@ -201,7 +201,10 @@ pub(crate) fn raw(align: usize) -> &'static TypeInfo {
     const COUNT: usize = MAX_ALIGN.trailing_zeros() as usize + 1;
     static RAW: OnceLock<[TypeInfo; COUNT]> = OnceLock::new();
     let infos = RAW.get_or_init(|| {
-        std::array::from_fn(|power| TypeInfo { align: 1 << power, ..TypeInfo::new::<u8>(Access::Raw, Shape::Bytes) })
+        std::array::from_fn(|power| TypeInfo {
+            align: 1 << power,
+            ..TypeInfo::new::<u8, Layout>(Access::Raw, Shape::Bytes)
+        })
     });
     &infos[align.trailing_zeros() as usize]
 }
@@ -347,7 +350,7 @@ mod tests {
     fn tags_run_out_with_an_error_and_keep_working() {
         let registry = Box::leak(Box::new(Registry::new()));
         let infos: &'static [TypeInfo] = (0..TAGS)
-            .map(|align| TypeInfo { align, ..TypeInfo::new::<u8>(Access::Raw, Shape::Bytes) })
+            .map(|align| TypeInfo { align, ..TypeInfo::new::<u8, u8>(Access::Raw, Shape::Bytes) })
             .collect::<Vec<_>>()
             .leak();
         for info in &infos[..TAGS - 1] {

@@ -3,7 +3,7 @@
 //! The spike of eight threads is a quarter of the size that is usual for it: 8 × 40 MiB of 32 to 4096 bytes, of which all
 //! but every 16th block are freed. Each allocator runs in a process of its own: this test starts itself again.
 
-use memory_shuffler::{RawHandle, Shuffler};
+use memory_shuffler::{Freed, RawHandle, Shuffler};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::process::Command;
 use std::thread;
@@ -115,7 +115,8 @@ fn ratio_in_this_process(allocator: &str) -> f64 {
         unsafe { shuffler.return_pointer(block) }.unwrap();
         block
     };
-    let live = spike(tables, allocate, |block, _| drop(shuffler.free(block).unwrap()));
+    let free = |block: RawHandle, _| assert_eq!(shuffler.free(block), Ok(Freed::Now));
+    let live = spike(tables, allocate, free);
     let ratio = settle(base, live);
     println!("{:?}", shuffler.stats());
     ratio

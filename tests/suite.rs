@@ -222,8 +222,8 @@ fn versioned_blocks() {
     everywhere(|world| {
         let shuffler = &world.shuffler;
         let ledger = Ledger::new(1000);
-        // SAFETY: what changes in a token's ledger lies behind pointers.
         struct Leaf(Token);
+        // SAFETY: what changes in a token's ledger lies behind pointers.
         unsafe impl Frozen for Leaf {}
         let number = shuffler.create_versioned(5_u64).unwrap();
         let slice = shuffler.alloc_versioned(&[1_u16, 2, 3]).unwrap();
@@ -634,7 +634,9 @@ fn always_moving_blocks_keep_their_alignment_and_contents() {
         let layouts = awkward_layouts();
         let mut moved = 0;
         // A few at a time, so that a region of 64 MiB has room for all that start at 2 MiB.
-        for (index, layout) in layouts.into_iter().enumerate() {
+        // All where nothing moves unasked, and a third where others move too.
+        let stride = if world.is_manual() { 1 } else { 3 };
+        for (index, layout) in layouts.into_iter().enumerate().step_by(stride) {
             let seed = index as u64 + 1;
             let raw = make(shuffler, layout, seed);
             let home = shuffler.inspect(raw).unwrap().address;

@@ -1,7 +1,7 @@
 //! Blocks of every kind, and holds on them.
 
 use super::Shared;
-use super::model::{Child, Model, Pattern, Random, Tracked, text};
+use super::model::{Child, Edition, Model, Pattern, Random, Tracked, text};
 use memory_shuffler::{
     AccessError, AllocError, Freed, Handle, OwnedRent, RawHandle, Rent, RentMut, Shuffler, Versioned,
 };
@@ -23,6 +23,7 @@ pub enum Block {
     Raw(RawHandle, usize),
     Seen(Versioned<Tracked<6>>),
     SeenBytes(Versioned<[u8]>),
+    Board(Versioned<Edition>),
 }
 
 /// A block and what is known of it. A clone is a copy of the handle.
@@ -49,8 +50,8 @@ impl Item {
     pub fn make(shared: &Shared, random: &mut Random) -> Result<Self, AllocError> {
         let (shuffler, ledger) = (&shared.shuffler, &shared.ledger);
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
-        let kind = random.below(16);
-        let bytes = if kind < 7 { 0 } else { random_size(random) };
+        let kind = random.below(17);
+        let bytes = if kind < 7 || kind == 16 { 0 } else { random_size(random) };
         let bytes = match kind {
             10 | 11 => bytes & !7,
             // A raw block of no bytes has room for no `u8` to be rented.
@@ -80,7 +81,11 @@ impl Item {
                 first_raw_write(shuffler, raw, &model, align);
                 Block::Raw(raw, align)
             }
-            _ => Block::SeenBytes(shuffler.alloc_versioned(&filled(&model, bytes))?),
+            14 | 15 => Block::SeenBytes(shuffler.alloc_versioned(&filled(&model, bytes))?),
+            _ => {
+                let made = shuffler.create_versioned(Edition::new(&model, 0));
+                Block::Board(made.map_err(|rejected| rejected.cause())?)
+            }
         };
         let item = Self { block, model };
         if listed && shared.by_id.insert(id, item.raw(), memory_shuffler::Rights::ALL).is_some() {
@@ -109,6 +114,7 @@ impl Item {
             Block::Raw(raw, _) => raw,
             Block::Seen(handle) => handle.into(),
             Block::SeenBytes(handle) => handle.into(),
+            Block::Board(handle) => handle.into(),
         }
     }
 

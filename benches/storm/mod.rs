@@ -38,6 +38,8 @@ pub struct Outcome {
     pub blocks: u64,
     pub destructors: u64,
     pub checked_bytes: u64,
+    /// Moves while it lasted.
+    pub moves: u64,
     /// At the end, when every block was freed and trimmed away.
     pub stats: Stats,
 }
@@ -50,10 +52,10 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Stats { moves, helped, skipped_pinned, cycles, arenas_returned, resident_bytes, shards, .. } = self.stats;
+        let Stats { helped, skipped_pinned, cycles, arenas_returned, resident_bytes, shards, .. } = self.stats;
         write!(
             f,
-            "{} operations, {:.0} a second; {} blocks, {} destructors, {} MiB checked; {moves} moves, {helped} helped, \
+            "{} operations, {:.0} a second; {} blocks, {} destructors, {} MiB checked; {} moves, {helped} helped, \
              {skipped_pinned} times pinned, {cycles} cycles, {arenas_returned} arenas returned, {shards} shards, longest \
              step {:?}, {} KiB resident at the end of which {} KiB are bookkeeping",
             self.operations,
@@ -61,6 +63,7 @@ impl fmt::Display for Outcome {
             self.blocks,
             self.destructors,
             self.checked_bytes >> 20,
+            self.moves,
             self.stats.max_step,
             resident_bytes >> 10,
             self.stats.metadata_bytes >> 10,
@@ -118,6 +121,7 @@ pub fn run(config: &Config) -> Result<Outcome, String> {
     rage(config, &shared);
     let elapsed = start.elapsed();
     let operations = shared.progress.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+    let moves = shared.shuffler.stats().moves;
     let stats = settle(&shared);
     let blocks = shared.next_id.load(Ordering::Relaxed);
     end(shared, &ledger);
@@ -130,7 +134,7 @@ pub fn run(config: &Config) -> Result<Outcome, String> {
     }
     let failures = ledger.failures();
     if failures.is_empty() {
-        return Ok(Outcome { operations, elapsed, blocks, destructors: dropped, checked_bytes, stats });
+        return Ok(Outcome { operations, elapsed, blocks, destructors: dropped, checked_bytes, moves, stats });
     }
     let (name, seed) = (config.name, config.seed);
     let first = failures.iter().take(8).map(|failure| format!("\n  {failure}")).collect::<String>();

@@ -138,6 +138,16 @@ impl Model {
         self.ending.fetch_sub(1, Ordering::AcqRel);
     }
 
+    /// The number of an edition that was put in place.
+    pub fn published(&self, number: u64) {
+        self.generation.fetch_max(number, Ordering::AcqRel);
+    }
+
+    /// The greatest number of an edition that is known to have been put in place.
+    pub fn edition(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     /// A call ended the block: the only one that did, and `alone` if it said that nobody holds it.
     pub fn end(&self, alone: bool) {
         if self.ended.swap(true, Ordering::AcqRel) {
@@ -336,3 +346,28 @@ impl<const N: usize> Drop for Tracked<N> {
 
 // SAFETY: nothing in it changes through a shared reference: numbers and pointers.
 unsafe impl<const N: usize> Frozen for Tracked<N> {}
+
+/// What stands on a board: a `Versioned` block whose value is replaced while others read it. Each edition has a model of
+/// its own; the block's model knows the greatest number that was put in place.
+pub struct Edition {
+    pub number: u64,
+    value: Tracked<6>,
+    board: Arc<Model>,
+}
+
+impl Edition {
+    pub fn new(board: &Arc<Model>, number: u64) -> Self {
+        let model = Model::new(&board.ledger, board.id ^ number << 40, 0, false);
+        Self { number, value: Tracked::new(&model, None), board: board.clone() }
+    }
+
+    pub fn check(&self, board: &Model, what: &str) {
+        if !std::ptr::eq(&*self.board, board) {
+            board.fail(format_args!("{what}: it is an edition of block {}", self.board.id));
+        }
+        self.value.check(&self.value.model, what);
+    }
+}
+
+// SAFETY: nothing in it changes through a shared reference: numbers and pointers.
+unsafe impl Frozen for Edition {}

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::item::{Block, Hold, Item, RawHold};
-use super::model::{Model, Pattern, Random};
+use super::model::{Edition, Model, Pattern, Random};
 use memory_shuffler::{
     AccessError, AllocError, Budget, Freed, Frozen, Handle, OpaqueHandle, Rights, Stored, Versioned,
 };
@@ -297,6 +297,7 @@ impl<'s> Worker<'s> {
             }
             Block::Seen(handle) => self.look(handle, item),
             Block::SeenBytes(handle) => self.look(handle, item),
+            Block::Board(handle) => self.board(handle, item),
         }
     }
 
@@ -444,6 +445,59 @@ impl<'s> Worker<'s> {
                 Err(error) => model.refused(error, "a read"),
             }
             reader.repin();
+        }
+    }
+
+    /// Reads a board, or puts a new edition there. On boards of even ids each edition is numbered one higher than the last.
+    fn board(&mut self, handle: Versioned<Edition>, item: &Item) {
+        let (model, shared) = (&item.model, self.shared);
+        let (was_ended, counts) = (model.is_ended(), model.id.is_multiple_of(2));
+        match self.random.below(4) {
+            0 => {
+                let shuffles = shared.shuffles && self.random.one_in(16);
+                let mut number = 0;
+                let updated = shared.shuffler.update(handle, |edition| {
+                    edition.check(model, "an update");
+                    if shuffles {
+                        shared.shuffler.shuffle_step(Budget { bytes: 4096, time: PATIENCE });
+                        edition.check(model, "an update, after a step");
+                    }
+                    number = edition.number + 1;
+                    Edition::new(model, number)
+                });
+                match updated {
+                    Ok(()) => {
+                        model.granted(was_ended, "an update");
+                        model.published(if counts { number } else { 0 });
+                    }
+                    Err(error) => model.refused(error, "an update"),
+                }
+            }
+            1 if !counts => match shared.shuffler.publish(handle, Edition::new(model, 0)) {
+                Ok(()) => model.granted(was_ended, "a new edition"),
+                Err(rejected) => {
+                    model.refused(rejected.cause(), "a new edition");
+                    rejected.into_inner().check(model, "a rejected edition");
+                }
+            },
+            _ => {
+                let reader = shared.shuffler.reader();
+                let newest = model.edition();
+                match reader.get(handle) {
+                    Ok(edition) => {
+                        model.granted(was_ended, "a look at a board");
+                        edition.check(model, "a look at a board");
+                        if counts && edition.number < newest {
+                            model.fail(format_args!("edition {} after {newest}", edition.number));
+                        }
+                        if self.random.one_in(32) {
+                            thread::yield_now();
+                            edition.check(model, "a second look at a board");
+                        }
+                    }
+                    Err(error) => model.refused(error, "a look at a board"),
+                }
+            }
         }
     }
 

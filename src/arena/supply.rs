@@ -62,7 +62,8 @@ impl Supply {
         // Relaxed: the count orders nothing.
         match self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge) {
             Ok(_) => Ok(()),
-            Err(used) => Err(AllocError::MemoryLimit { limit, used, requested, pinned: 0 }),
+            // What is left to movers is not there for others.
+            Err(held) => Err(AllocError::MemoryLimit { limit, used: held + keep, requested, pinned: 0 }),
         }
     }
 

@@ -230,6 +230,8 @@ impl Core {
         self.seal_idle(1);
         self.shuffle();
         self.seal_idle(1);
+        // Again, for what the sealing let go of and readers might have seen.
+        self.shuffle();
         self.decay();
     }
 
@@ -430,7 +432,9 @@ impl Core {
                         progress.skipped_pinned += 1;
                         victim.pinned += header.payload();
                         let version = self.table.known(header.slot()).version();
-                        victim.witness.get_or_insert(RawHandle::new(header.slot(), version - ((version % 2) ^ 1)));
+                        victim
+                            .witness
+                            .get_or_insert(RawHandle::new(header.slot(), version.wrapping_sub((version % 2) ^ 1)));
                     }
                     Ok(Relocated::Gone) => {}
                     Err(_) => return Walk::OutOfMemory,

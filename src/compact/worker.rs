@@ -49,8 +49,27 @@ pub(crate) struct Worker {
     state: AtomicU32,
     /// `None` inside: the OS refused a thread.
     thread: OnceLock<Option<Thread>>,
-    ended: Mutex<bool>,
-    ended_changed: Condvar,
+    /// Not the worker's own: the thread tells that it has ended after it has let go of the core.
+    ended: Arc<Ended>,
+}
+
+#[derive(Debug, Default)]
+struct Ended {
+    flag: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Ended {
+    fn tell(&self) {
+        *self.flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until it is told, or for `most`.
+    fn wait(&self, most: Duration) {
+        let flag = self.flag.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.changed.wait_timeout_while(flag, most, |ended| !*ended));
+    }
 }
 
 impl Worker {
@@ -60,8 +79,7 @@ impl Worker {
             stop: AtomicBool::new(false),
             state: AtomicU32::new(CompactorState::None as u32),
             thread: OnceLock::new(),
-            ended: Mutex::new(false),
-            ended_changed: Condvar::new(),
+            ended: Arc::default(),
         }
     }
 
@@ -88,14 +106,7 @@ impl Worker {
         if worker.id() == thread::current().id() {
             return;
         }
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.ended_changed.wait_timeout_while(ended, STOP_WAIT, |ended| !*ended);
-        drop(waited);
-    }
-
-    fn end(&self) {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.ended_changed.notify_all();
+        self.ended.wait(STOP_WAIT);
     }
 
     /// Sleeps until `until`, or until the shuffler goes.
@@ -165,7 +176,9 @@ fn run(core: Arc<Core>) {
         }
     }));
     worker.set(if ended.is_ok() { CompactorState::Stopped } else { CompactorState::Panicked });
-    worker.end();
+    let told = worker.ended.clone();
+    drop(core);
+    told.tell();
 }
 
 /// Steps until nothing can be gained; returns whether something may be later.

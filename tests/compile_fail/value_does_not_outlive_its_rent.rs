@@ -5,6 +5,10 @@ use memory_shuffler::Shuffler;
 fn main() {
     let shuffler = Shuffler::new();
     let handle = shuffler.create(String::new()).unwrap();
-    let text: &String = &*shuffler.rent(handle).unwrap();
+    let text: &String;
+    {
+        let rent = shuffler.rent(handle).unwrap();
+        text = &rent;
+    }
     println!("{text}");
 }

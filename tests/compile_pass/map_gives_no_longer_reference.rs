@@ -6,5 +6,5 @@ fn main() {
     let shuffler = Shuffler::new();
     let handle = shuffler.create(String::from("a")).unwrap();
     let rent = Rent::map(shuffler.rent(handle).unwrap(), |text| text.as_str());
-    println!("{rent}");
+    drop(rent);
 }

@@ -7,5 +7,5 @@ fn main() {
     let value = shuffler.create_versioned(1).unwrap();
     let reader = shuffler.reader();
     let read = { reader.get(value).unwrap() };
-    println!("{read}");
+    drop(read);
 }

@@ -7,5 +7,5 @@ fn main() {
     let handle = shuffler.create(1).unwrap();
     let rent = shuffler.rent_owned(handle).unwrap();
     drop(shuffler);
-    println!("{rent}");
+    drop(rent);
 }

@@ -8,5 +8,5 @@ fn main() {
         let handle = shuffler.create(1).unwrap();
         shuffler.rent_mut(handle).unwrap()
     };
-    println!("{rent}");
+    drop(rent);
 }

@@ -6,5 +6,5 @@ fn main() {
     let shuffler = Shuffler::new();
     let handle = shuffler.create(String::new()).unwrap();
     let text: String = shuffler.rent(handle).unwrap().clone();
-    println!("{text}");
+    drop(text);
 }
