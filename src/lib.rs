@@ -13,6 +13,7 @@ mod handle;
 #[cfg(feature = "test-hooks")]
 pub mod hooks;
 mod owned;
+mod panics;
 mod primitive;
 mod reader;
 mod ready;

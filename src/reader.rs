@@ -1,7 +1,7 @@
 //! Reading without a shared write: epoch guards over `Versioned` blocks.
 
-use crate::arena::lease::with_shard;
 use crate::engine::Core;
+use crate::engine::lease::with_shard;
 use crate::error::AccessError;
 use crate::handle::Versioned;
 use crate::types::Stored;

@@ -122,7 +122,7 @@ impl TypeInfo {
                     unsafe { drop_one(payload.add((next - 1) * self.stride)) };
                 }
             }));
-            crate::engine::settle::keep_first(&mut first_panic, outcome);
+            crate::panics::keep_first(&mut first_panic, outcome);
         }
         if let Some(panic) = first_panic {
             resume_unwind(panic);

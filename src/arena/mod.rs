@@ -3,7 +3,6 @@
 pub(crate) mod account;
 pub(crate) mod descriptor;
 pub(crate) mod header;
-pub(crate) mod lease;
 pub(crate) mod map;
 pub(crate) mod pool;
 mod ranges;

@@ -1,6 +1,6 @@
 //! What one thread leases: the arenas it fills, its free slots, its registration with the readers' epochs, its counters.
 //!
-//! A shard is used by one thread at a time, through [`super::lease`]. Only its counters are read by others.
+//! A shard is used by one thread at a time, through [`crate::engine::lease`]. Only its counters are read by others.
 
 use super::descriptor::{ArenaRef, Ground};
 use super::header::{AtomicHeader, HEADER_BYTES, Header, State};

@@ -5,13 +5,13 @@
 //! may run at once, and one that is stopped in the middle holds back the one arena that it claims.
 
 use super::policy::{Candidate, choose};
-use crate::arena::lease::{MoverLease, with_shard};
 use crate::arena::pool::Purpose;
 use crate::arena::shard::{Filled, Private, Role, add};
 use crate::arena::{ArenaRef, Extent, Ground, HEADER_BYTES, Header, State, Use};
 use crate::builder::Budget;
 use crate::engine::Core;
 use crate::engine::help::{Claim, copy_block};
+use crate::engine::lease::{MoverLease, with_shard};
 use crate::error::AllocError;
 use crate::handle::RawHandle;
 use crate::primitive::sync::atomic::Ordering;

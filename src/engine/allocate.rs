@@ -1,8 +1,8 @@
 //! How blocks are made: room in the thread's own arena, a slot from its own cache, and no shared write on the common path.
 
 use super::Core;
+use super::lease::{with_last_shard, with_shard};
 use super::settle::End;
-use crate::arena::lease::{with_last_shard, with_shard};
 use crate::arena::pool::{LargeBlock, Purpose};
 use crate::arena::shard::{Counts, Filled, Private, add};
 use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State};

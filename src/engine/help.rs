@@ -2,7 +2,7 @@
 
 use super::Core;
 use super::allocate::header_before;
-use crate::arena::lease::with_shard;
+use super::lease::with_shard;
 use crate::arena::shard::add;
 use crate::arena::{ArenaRef, AtomicHeader, Extent, Ground, HEADER_BYTES, Header, Outcome, State};
 use crate::table::{Entry, Left, Memory};

@@ -21,12 +21,14 @@
 pub(crate) mod access;
 pub(crate) mod allocate;
 pub(crate) mod help;
+pub(crate) mod lease;
 mod publish;
 pub(crate) mod settle;
 
 use crate::arena::{Pool, Shards, Supply};
 use crate::builder::Config;
 use crate::compact::Compactor;
+use crate::panics::{Panic, keep_first};
 use crate::primitive::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::ready::Ready;
 use crate::table::Table;
@@ -109,11 +111,11 @@ impl Core {
     }
 
     /// Carries out everything that was put off and that no reader or mover keeps from it.
-    fn finish_deferred(&self, first_panic: &mut Option<settle::Panic>) {
+    fn finish_deferred(&self, first_panic: &mut Option<Panic>) {
         // Nobody else uses the collector now, so this ends well before, unless a reader was forgotten.
         self.wait_for_readers(4096, || false);
         let (_, panic) = self.carry_out(true, || false);
-        settle::keep_first(first_panic, panic.map_or(Ok(()), Err));
+        keep_first(first_panic, panic.map_or(Ok(()), Err));
     }
 
     /// Milliseconds since the shuffler was made.
@@ -157,7 +159,7 @@ impl Drop for Life {
         });
         for handle in live {
             let freed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| core.free(handle)));
-            settle::keep_first(&mut first_panic, freed.map(drop));
+            keep_first(&mut first_panic, freed.map(drop));
         }
         core.finish_deferred(&mut first_panic);
         if let Some(panic) = first_panic

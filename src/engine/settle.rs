@@ -3,15 +3,15 @@
 use super::Core;
 use super::allocate::header_before;
 use super::help::Claim;
-use crate::arena::lease::{with_last_shard, with_shard};
+use super::lease::{with_last_shard, with_shard};
 use crate::arena::shard::add;
 use crate::arena::{ArenaRef, AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State, Use};
 use crate::handle::RawHandle;
+use crate::panics::{Panic, keep_first};
 use crate::primitive::sync::atomic::Ordering;
 use crate::types::registry;
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::{mem, ptr, thread};
+use std::{ptr, thread};
 
 /// Work that must not run where it fell due.
 #[derive(Debug)]
@@ -48,19 +48,6 @@ impl End {
 
     fn ends_life(self) -> bool {
         matches!(self, Self::Freed | Self::Emptied)
-    }
-}
-
-/// What a destructor's panic carried.
-pub(crate) type Panic = Box<dyn Any + Send>;
-
-/// Keeps the first panic, and forgets the payload of any other: to drop it could panic again.
-pub(crate) fn keep_first(first: &mut Option<Panic>, outcome: Result<(), Panic>) {
-    if let Err(panic) = outcome {
-        match first {
-            Some(_) => mem::forget(panic),
-            None => *first = Some(panic),
-        }
     }
 }
 

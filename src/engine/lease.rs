@@ -4,8 +4,8 @@
 //! told apart by numbers that are never used again, so a lease of a shuffler that is gone matches nothing. Where
 //! thread-local storage is gone, in the destructors of other thread-locals, a shard is leased for the one use.
 
-use super::shard::{Counts, Private, Role, Shard, ShardRef};
-use crate::engine::Core;
+use super::Core;
+use crate::arena::shard::{Counts, Private, Role, Shard, ShardRef};
 use std::cell::{Cell, RefCell};
 use std::ptr;
 use std::sync::Weak;
