@@ -57,10 +57,10 @@ mod tests {
 
     #[test]
     fn nothing_is_chosen_without_the_gain_of_an_arena() {
-        assert_eq!(chosen(&[]), []);
-        assert_eq!(chosen(&[500]), []);
-        assert_eq!(chosen(&[600, 600]), []);
-        assert_eq!(chosen(&[900, 800, 700]), []);
+        assert!(chosen(&[]).is_empty());
+        assert!(chosen(&[500]).is_empty());
+        assert!(chosen(&[600, 600]).is_empty());
+        assert!(chosen(&[900, 800, 700]).is_empty());
     }
 
     #[test]
