@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Every trace of a folder over 1, 2 and 4 threads, both modes and both sources of memory. After each run every block must have
-# been verified and none be left, and the memory must be back: resident within 8 MiB of the start, or, over BumpSource, the bytes
-# held from the source within 1 MiB (pages of slots that threads still keep). Over all of them blocks must have moved and arenas gone back.
+# been verified, none be left, and the memory be back within 8 MiB of the start: what is resident, or, over BumpSource, what is
+# held from it. (Pages of the handle table stay there until the shuffler goes: 16 bytes a block at the peak.) Over all runs
+# together blocks must have moved and arenas gone back.
 # By hand: `ci/traces.sh TRACES [SUMMARY]`; the summary, a table, is also written to SUMMARY (traces.md if nothing is said).
 set -euo pipefail
 traces=$(cd "${1:?which folder has the traces?}" && pwd)
@@ -34,8 +35,7 @@ for trace in "$traces"/*.trace.gz; do
         if [ "$result" = ok ]; then
           left=$(field final_resident)
           [ "$source" = bump ] && left=$(($(field final_source_bytes) - $(field start_source_bytes)))
-          [ "$source" = bump ] && allowed=$((1 << 20)) || allowed=$((8 << 20))
-          [ "$left" -le "$allowed" ] || result="$left bytes left"
+          [ "$left" -le $((8 << 20)) ] || result="$left bytes left"
           [ "$(field final_live_blocks)" -eq 0 ] || result="$(field final_live_blocks) blocks left"
           [ "$(field blocks_verified)" -gt 0 ] || result='nothing verified'
           all_moves=$((all_moves + $(field moves))) all_returned=$((all_returned + $(field arenas_returned)))
