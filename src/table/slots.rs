@@ -15,7 +15,7 @@ use crate::arena::Supply;
 use crate::error::AllocError;
 use crate::primitive::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::alloc::Layout;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -210,26 +210,7 @@ impl Table {
     ///
     /// Caches that should take part have to be [drained](SlotCache::drain) before.
     pub(crate) fn give_back_pages(&self, supply: &Supply) -> usize {
-        let mut free: HashMap<u32, Vec<u32>> = HashMap::new();
-        let mut whole = Vec::new();
-        {
-            let mut growth = self.lock();
-            for Chain { first, count } in std::mem::take(&mut growth.spilled) {
-                let mut slot = first;
-                for _ in 0..count {
-                    free.entry(slot >> PAGE_BITS).or_default().push(slot);
-                    slot = self.known(slot).extent();
-                }
-            }
-            for (number, slots) in free {
-                let page = growth.pages.iter().position(|page| page.number.number == number).expect("a page of ours");
-                if slots.len() == PAGE_SLOTS as usize && growth.pages[page].highest_version() < LAST_FLOOR {
-                    whole.push(page);
-                } else {
-                    growth.spilled.extend(Chain::of(self, &slots));
-                }
-            }
-        }
+        let whole = self.take_whole_pages();
         // Nobody has a slot of these pages now, so only stale handles lead there. No lock is held while they are given back.
         let mut given = 0;
         for index in whole {
@@ -250,6 +231,30 @@ impl Table {
             }
         }
         given
+    }
+
+    /// Takes the slots of pages whose every slot was spilled out of the chains, and returns those pages' places.
+    fn take_whole_pages(&self) -> Vec<usize> {
+        let mut growth = self.lock();
+        let mut free: HashMap<u32, u32> = HashMap::new();
+        for slot in growth.spilled.iter().flat_map(|chain| chain.slots(self)) {
+            *free.entry(slot >> PAGE_BITS).or_default() += 1;
+        }
+        let is_whole = |number: u32| free.get(&number) == Some(&PAGE_SLOTS);
+        let whole: Vec<usize> = growth
+            .pages
+            .iter()
+            .enumerate()
+            .filter(|(_, page)| is_whole(page.number.number) && page.highest_version() < LAST_FLOOR)
+            .map(|(index, _)| index)
+            .collect();
+        if !whole.is_empty() {
+            let taken: HashSet<u32> = whole.iter().map(|&index| growth.pages[index].number.number).collect();
+            for chain in std::mem::take(&mut growth.spilled) {
+                growth.spilled.extend(chain.without(self, |slot| taken.contains(&(slot >> PAGE_BITS))));
+            }
+        }
+        whole
     }
 
     fn add_page(&self, page: Page) {
@@ -303,6 +308,35 @@ impl Chain {
             table.known(pair[0]).set_extent(pair[1]);
         }
         slots.first().map(|&first| Self { first, count: slots.len() })
+    }
+
+    /// The slots, oldest first. The link of one is read before it is given out.
+    fn slots(self, table: &Table) -> impl Iterator<Item = u32> {
+        let mut next = self.first;
+        (0..self.count).map(move |index| {
+            let slot = next;
+            if index + 1 < self.count {
+                next = table.known(slot).extent();
+            }
+            slot
+        })
+    }
+
+    /// The chain without some of its slots. `None`: nothing is left.
+    fn without(self, table: &Table, dropped: impl Fn(u32) -> bool) -> Option<Self> {
+        let mut kept: Option<Self> = None;
+        let mut last = 0;
+        for slot in self.slots(table).filter(|&slot| !dropped(slot)) {
+            match &mut kept {
+                None => kept = Some(Self { first: slot, count: 1 }),
+                Some(chain) => {
+                    table.known(last).set_extent(slot);
+                    chain.count += 1;
+                }
+            }
+            last = slot;
+        }
+        kept
     }
 }
 
@@ -359,10 +393,8 @@ impl Magazine {
     /// Fills the empty magazine with a chain.
     fn unlink(&mut self, table: &Table, chain: Chain) {
         self.provide();
-        let mut slot = chain.first;
-        for _ in 0..chain.count {
+        for slot in chain.slots(table) {
             self.push(slot);
-            slot = table.known(slot).extent();
         }
     }
 }
@@ -411,12 +443,14 @@ impl SlotCache {
         }
     }
 
-    /// Hands every slot to the table.
+    /// Hands every slot to the table, and lets go of the cache's own memory.
     pub(crate) fn drain(&mut self, table: &Table) {
         let fresh: Vec<u32> = (self.fresh.0..self.fresh.1).collect();
         self.fresh = (0, 0);
         let chains = [self.older.link(table), self.newer.link(table), Chain::of(table, &fresh)];
         table.lock().spilled.extend(chains.into_iter().flatten());
+        // The magazines' own memory goes too; whoever needs it again makes it anew.
+        (self.older, self.newer) = Default::default();
     }
 
     /// Retires a slot whose versions are used up, or makes room for it: what is left of the older magazine is spilled.
