@@ -14,7 +14,7 @@ cp -r "$root/src" "$root/loom_tests" "$work"
     printf '[package]\nname = "mutants"\nversion = "0.0.0"\nedition = "2024"\nautotests = false\n[lib]\npath = "none.rs"\n'
     printf '[profile.dev.package."*"]\nopt-level = 3\n[dev-dependencies]\n'
     grep '^loom = ' "$root/Cargo.toml"
-    for target in entry account ready; do
+    for target in entry account ready signal; do
         printf '[[test]]\nname = "loom_%s"\npath = "loom_tests/%s.rs"\n' $target $target
     done
 } >"$work/Cargo.toml"
@@ -47,7 +47,7 @@ mutant() {
     fi
 }
 
-word=src/table/word.rs entry=src/table/entry.rs account=src/arena/account.rs ready=src/ready.rs callers=loom_tests/support/world.rs
+word=src/table/word.rs entry=src/table/entry.rs account=src/arena/account.rs ready=src/ready.rs signal=src/compact/signal.rs callers=loom_tests/support/world.rs
 
 # The rules marked with a warning sign in the design.
 mutant 'no second look at the version after a hold' entry reuse_against_a_stale_rent $entry \
@@ -163,6 +163,14 @@ mutant 'take_all: relaxed' ready two_pushers_and_a_taker $ready \
 mutant 'take_all: newest first' ready two_pushers_and_a_taker $ready 's/values\.reverse\(\);//'
 mutant 'push: a plain store' ready two_pushers_and_a_taker $ready \
     's/match self\.head\.compare_exchange\(head, node, Ordering::Release, Ordering::Relaxed\)/self.head.store(node, Ordering::Release);\n            match Ok::<_, *mut Node<T>>(head)/'
+
+# The compactor's signal.
+mutant 'raise: relaxed' signal a_raise_is_never_lost $signal \
+    's/swap\(true, Ordering::Release\)/swap(true, Ordering::Relaxed)/'
+mutant 'raise: skipped when it looks up already' signal a_raise_is_never_lost $signal \
+    's/!self\.0\.swap\(true, Ordering::Release\)/!self.0.load(Ordering::Relaxed) \&\& !self.0.swap(true, Ordering::Release)/'
+mutant 'lower: relaxed' signal a_raise_is_never_lost $signal \
+    's/swap\(false, Ordering::Acquire\)/swap(false, Ordering::Relaxed)/'
 
 echo "$caught caught, $missed missed"
 [[ $missed == 0 && $caught -gt 0 ]]
