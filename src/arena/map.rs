@@ -26,6 +26,18 @@ pub(crate) struct ArenaMap {
     node_bits: u32,
 }
 
+/// The place of an address, ready to be set.
+#[derive(Debug)]
+pub(crate) struct Prepared<'a>(&'a Place);
+
+impl Prepared<'_> {
+    /// Makes `arena` the one that the address is in.
+    pub(crate) fn set(self, arena: ArenaRef) {
+        // Release: pairs with the acquire in `find`; the descriptor's fields are visible.
+        self.0.store(arena.as_ptr().cast(), Ordering::Release);
+    }
+}
+
 impl ArenaMap {
     pub(crate) fn new(arena_bytes: usize) -> Self {
         let arena_shift = arena_bytes.trailing_zeros();
@@ -58,7 +70,7 @@ impl ArenaMap {
     /// The arena that an address was last in, if any.
     #[inline]
     pub(crate) fn find(&self, address: usize) -> Option<ArenaRef> {
-        // Acquire, here and below: pairs with the releases in `set` and `child`.
+        // Acquire, here and below: pairs with the releases in `Prepared::set` and `child`.
         let mut node = NonNull::new(self.root.load(Ordering::Acquire))?;
         for level in (0..LEVELS).rev() {
             // SAFETY: places of the root and of the levels below it lead to nodes of this map; the lowest to descriptors.
@@ -68,18 +80,15 @@ impl ArenaMap {
         Some(unsafe { ArenaRef::from_raw(node.cast::<Descriptor>()) })
     }
 
-    /// Makes sure that `set` can be called for an address.
-    pub(crate) fn prepare(&self, address: usize, supply: &Supply) -> Result<(), AllocError> {
-        self.leaf(address, supply).map(drop)
-    }
-
-    fn leaf(&self, address: usize, supply: &Supply) -> Result<NonNull<()>, AllocError> {
+    /// The place of an address, its nodes made if there are none.
+    pub(crate) fn prepare(&self, address: usize, supply: &Supply) -> Result<Prepared<'_>, AllocError> {
         let mut node = self.child(&self.root, supply)?;
         for level in (1..LEVELS).rev() {
             // SAFETY: as in `find`.
             node = self.child(unsafe { self.place(node, address, level) }, supply)?;
         }
-        Ok(node)
+        // SAFETY: as in `find`.
+        Ok(Prepared(unsafe { self.place(node, address, 0) }))
     }
 
     /// The node that a place leads to, made if there is none.
@@ -98,13 +107,6 @@ impl ArenaMap {
                 Ok(NonNull::new(found).expect("the exchange failed because it was not null"))
             }
         }
-    }
-
-    /// Makes `arena` the one that `address` is in. The address was prepared.
-    pub(crate) fn set(&self, address: usize, arena: ArenaRef, supply: &Supply) {
-        let leaf = self.leaf(address, supply).expect("the address was prepared");
-        // SAFETY: as in `find`. Release: pairs with the acquire there; the descriptor's fields are visible.
-        unsafe { self.place(leaf, address, 0) }.store(arena.as_ptr().cast(), Ordering::Release);
     }
 
     /// Gives every node back. Nobody may use the map any more.

@@ -139,15 +139,18 @@ impl Pool {
         owner: u32,
     ) -> Result<ArenaRef, AllocError> {
         let base = chunk.as_ptr().expose_provenance();
-        if let Err(cause) = self.map.prepare(base, supply) {
-            // SAFETY: the caller acquired it just now with this layout, and nobody else has seen it.
-            unsafe { supply.release(chunk, layout) };
-            return Err(cause);
-        }
+        let prepared = match self.map.prepare(base, supply) {
+            Ok(prepared) => prepared,
+            Err(cause) => {
+                // SAFETY: the caller acquired it just now with this layout, and nobody else has seen it.
+                unsafe { supply.release(chunk, layout) };
+                return Err(cause);
+            }
+        };
         let vacant = lock(&self.vacant).pop();
         let arena = vacant.unwrap_or_else(|| self.list.add());
         arena.open(chunk, layout, ground, usage, owner);
-        self.map.set(base, arena, supply);
+        prepared.set(arena);
         Ok(arena)
     }
 

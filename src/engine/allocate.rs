@@ -56,18 +56,16 @@ impl Building<'_> {
     /// Makes the block known. The contents are whole.
     #[inline]
     pub(crate) fn publish(self) -> RawHandle {
-        let this = ManuallyDrop::new(self);
-        // SAFETY: the header lies before the block, or in its descriptor, and the block's bytes are counted.
-        unsafe { this.at.as_ref() }.store(this.header.with_state(State::Live));
-        let slot = this.header.slot();
-        let version = this.core.table.known(slot).begin_life(this.address, this.extent);
-        RawHandle::new(slot, version)
+        let (core, slot, extent) = (self.core, self.header.slot(), self.extent);
+        let address = self.finish();
+        RawHandle::new(slot, core.table.known(slot).begin_life(address, extent))
     }
 
-    /// Makes the block whole, to be put in another's place, and returns its address.
+    /// Makes the block whole, to be linked by the caller, and returns its address.
+    #[inline]
     pub(super) fn finish(self) -> usize {
         let this = ManuallyDrop::new(self);
-        // SAFETY: as in `publish`.
+        // SAFETY: the header lies before the block, or in its descriptor, and the block's bytes are counted.
         unsafe { this.at.as_ref() }.store(this.header.with_state(State::Live));
         this.address
     }

@@ -16,6 +16,7 @@ use crate::error::AllocError;
 use crate::primitive::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::alloc::Layout;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -49,6 +50,10 @@ struct Page {
 impl Page {
     fn first_slot(&self) -> u32 {
         self.number.number << PAGE_BITS
+    }
+
+    fn slots(&self) -> Range<u32> {
+        self.first_slot()..self.first_slot() + PAGE_SLOTS
     }
 
     /// An even number that is not below any version the page's slots had.
@@ -182,7 +187,7 @@ impl Table {
             if let Some(page) = growth.pages.iter_mut().find(|page| page.dormant) {
                 supply.charge(PAGE_BYTES, 0)?;
                 page.awaken();
-                cache.fresh = (page.first_slot(), page.first_slot() + PAGE_SLOTS);
+                cache.fresh = page.slots();
                 return Ok(());
             }
         }
@@ -192,7 +197,7 @@ impl Table {
                 let mut page = Page { number, entries: chunk.cast(), dormant: false };
                 page.awaken();
                 self.add_page(page);
-                cache.fresh = (page.first_slot(), page.first_slot() + PAGE_SLOTS);
+                cache.fresh = page.slots();
                 Ok(())
             }
             Err(cause) => {
@@ -206,16 +211,12 @@ impl Table {
         self.growth.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the memory of pages back whose every slot is free and in the table's own hands. Returns how many.
+    /// Gives the memory of pages back whose every slot is free and in the table's own hands.
     ///
     /// Caches that should take part have to be [drained](SlotCache::drain) before.
-    pub(crate) fn give_back_pages(&self, supply: &Supply) -> usize {
-        let whole = self.take_whole_pages();
+    pub(crate) fn give_back_pages(&self, supply: &Supply) {
         // Nobody has a slot of these pages now, so only stale handles lead there. No lock is held while they are given back.
-        let mut given = 0;
-        for index in whole {
-            let Page { entries, .. } = self.lock().pages[index];
-            let floor = self.lock().pages[index].highest_version();
+        for (index, entries, floor) in self.take_whole_pages() {
             // SAFETY: the range is one chunk of this supply. Its entries are vacant, and reading zeros they refuse everything.
             let discarded = unsafe { supply.discard(entries.cast(), PAGE_BYTES) };
             let mut growth = self.lock();
@@ -223,33 +224,27 @@ impl Table {
             if discarded {
                 page.number.floor = floor;
                 page.dormant = true;
-                given += 1;
             } else {
-                let first = page.first_slot();
-                let slots: Vec<u32> = (first..first + PAGE_SLOTS).collect();
+                let slots: Vec<u32> = page.slots().collect();
                 growth.spilled.extend(Chain::of(self, &slots));
             }
         }
-        given
     }
 
-    /// Takes the slots of pages whose every slot was spilled out of the chains, and returns those pages' places.
-    fn take_whole_pages(&self) -> Vec<usize> {
+    /// Takes the slots of pages whose every slot was spilled out of the chains, and returns those pages: their places, their
+    /// memory and the floors of their next lives.
+    fn take_whole_pages(&self) -> Vec<(usize, NonNull<Entry>, u32)> {
         let mut growth = self.lock();
         let mut free: HashMap<u32, u32> = HashMap::new();
         for slot in growth.spilled.iter().flat_map(|chain| chain.slots(self)) {
             *free.entry(slot >> PAGE_BITS).or_default() += 1;
         }
-        let is_whole = |number: u32| free.get(&number) == Some(&PAGE_SLOTS);
-        let whole: Vec<usize> = growth
-            .pages
-            .iter()
-            .enumerate()
-            .filter(|(_, page)| is_whole(page.number.number) && page.highest_version() < LAST_FLOOR)
-            .map(|(index, _)| index)
-            .collect();
+        let pages = growth.pages.iter().enumerate();
+        let full = pages.filter(|(_, page)| free.get(&page.number.number) == Some(&PAGE_SLOTS));
+        let floors = full.map(|(index, page)| (index, page.entries, page.highest_version()));
+        let whole: Vec<_> = floors.filter(|&(_, _, floor)| floor < LAST_FLOOR).collect();
         if !whole.is_empty() {
-            let taken: HashSet<u32> = whole.iter().map(|&index| growth.pages[index].number.number).collect();
+            let taken: HashSet<u32> = whole.iter().map(|&(index, ..)| growth.pages[index].number.number).collect();
             for chain in std::mem::take(&mut growth.spilled) {
                 growth.spilled.extend(chain.without(self, |slot| taken.contains(&(slot >> PAGE_BITS))));
             }
@@ -403,7 +398,7 @@ impl Magazine {
 #[derive(Debug, Default)]
 pub(crate) struct SlotCache {
     /// Slots of a new page that were never used.
-    fresh: (u32, u32),
+    fresh: Range<u32>,
     older: Magazine,
     newer: Magazine,
 }
@@ -415,9 +410,7 @@ impl SlotCache {
         if let Some(slot) = self.older.pop() {
             return Some(slot);
         }
-        let fresh = self.fresh.0 != self.fresh.1;
-        self.fresh.0 += u32::from(fresh);
-        fresh.then(|| self.fresh.0 - 1)
+        self.fresh.next()
     }
 
     /// A vacant slot that is the caller's now.
@@ -445,8 +438,7 @@ impl SlotCache {
 
     /// Hands every slot to the table, and lets go of the cache's own memory.
     pub(crate) fn drain(&mut self, table: &Table) {
-        let fresh: Vec<u32> = (self.fresh.0..self.fresh.1).collect();
-        self.fresh = (0, 0);
+        let fresh: Vec<u32> = self.fresh.by_ref().collect();
         let chains = [self.older.link(table), self.newer.link(table), Chain::of(table, &fresh)];
         table.lock().spilled.extend(chains.into_iter().flatten());
         // The magazines' own memory goes too; whoever needs it again makes it anew.
