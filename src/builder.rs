@@ -4,6 +4,7 @@ use crate::Shuffler;
 use crate::arena::source::{ArenaSource, DefaultSource};
 use crate::error::ConfigError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Who does the compactor's work.
@@ -46,6 +47,17 @@ pub(crate) struct Config {
     /// The live share below which a sealed arena is a candidate.
     pub(crate) target_utilization: f64,
     pub(crate) retain_bytes: usize,
+    pub(crate) on_pressure: Option<OnPressure>,
+}
+
+/// What to call at the memory limit.
+#[derive(Clone)]
+pub(crate) struct OnPressure(pub(crate) Arc<dyn Fn(usize) + Send + Sync>);
+
+impl fmt::Debug for OnPressure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnPressure")
+    }
 }
 
 /// Builds a [`Shuffler`] of other than the default configuration.
@@ -65,6 +77,7 @@ pub struct Builder {
     budget: Budget,
     target_utilization: f64,
     retain_bytes: usize,
+    on_pressure: Option<OnPressure>,
     source: Option<Box<dyn ArenaSource>>,
 }
 
@@ -80,6 +93,7 @@ impl Default for Builder {
             budget: Budget::default(),
             target_utilization: 0.95,
             retain_bytes: 4 << 20,
+            on_pressure: None,
             source: None,
         }
     }
@@ -125,6 +139,37 @@ impl Builder {
         self
     }
 
+    /// What to call when an allocation would fail at the memory limit, so that a cache can evict something first. It gets the
+    /// bytes that the allocation needs from the source, and runs on the thread that allocates, before the last try. It may
+    /// use this shuffler: no lock of it is held, and an allocation inside the call fails without calling again. (One that owns
+    /// a clone of the shuffler would keep it alive for ever.)
+    ///
+    /// ```
+    /// use memory_shuffler::{Handle, Shuffler};
+    /// use std::sync::{Arc, Mutex, OnceLock};
+    ///
+    /// let shuffler = Arc::new(OnceLock::<Shuffler>::new());
+    /// let cache = Arc::new(Mutex::new(Vec::<Handle<[u8]>>::new()));
+    /// let (weak, evicted) = (Arc::downgrade(&shuffler), cache.clone());
+    /// let evict = move |_bytes| {
+    ///     let Some(shuffler) = weak.upgrade() else { return };
+    ///     for handle in evicted.lock().unwrap().drain(..1000) {
+    ///         let _ = shuffler.wait().free(handle);
+    ///     }
+    /// };
+    /// let built = Shuffler::builder().memory_limit(16 << 20).on_pressure(evict).build()?;
+    /// let shuffler = shuffler.get_or_init(|| built);
+    /// for _ in 0..30_000 {
+    ///     let entry = shuffler.alloc::<u8>(1000)?;
+    ///     cache.lock().unwrap().push(entry);
+    /// }
+    /// # Ok::<(), memory_shuffler::Error>(())
+    /// ```
+    pub fn on_pressure(mut self, evict: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        self.on_pressure = Some(OnPressure(Arc::new(evict)));
+        self
+    }
+
     /// Where the memory comes from. Default: the operating system.
     pub fn source(mut self, source: impl ArenaSource) -> Self {
         self.source = Some(Box::new(source));
@@ -167,6 +212,7 @@ impl Builder {
             budget: self.budget,
             target_utilization: self.target_utilization,
             retain_bytes: self.retain_bytes,
+            on_pressure: self.on_pressure.clone(),
         })
     }
 }

@@ -4,9 +4,11 @@ use crate::engine::Core;
 use crate::engine::lease::with_shard;
 use crate::error::AccessError;
 use crate::handle::Versioned;
+use crate::primitive::sync::atomic::Ordering;
 use crate::types::Stored;
 use crossbeam_epoch::Guard;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::num::NonZero;
 
 /// Types without interior mutability inline: a value that is only reached through `&T` never changes its own bytes.
@@ -84,12 +86,12 @@ frozen_tuples! { A; A B; A B C; A B C D; A B C D E; A B C D E F; A B C D E F G; 
 #[must_use = "a reader that is dropped at once sees nothing"]
 pub struct Reader<'a> {
     core: &'a Core,
-    guard: Guard,
+    guard: ManuallyDrop<Guard>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(core: &'a Core) -> Self {
-        Self { core, guard: with_shard(core, |shard, _, _| shard.epoch(&core.collector).pin()) }
+        Self { core, guard: ManuallyDrop::new(with_shard(core, |shard, _, _| shard.epoch(&core.collector).pin())) }
     }
 
     /// The value of a block, readable until this reader is dropped.
@@ -125,6 +127,23 @@ impl<'a> Reader<'a> {
             self.guard.repin();
             self.guard.flush();
         }
+        self.tell();
+    }
+
+    /// Tells the compactor that something which waits may be ready. (If this look comes too early to see what waits, the
+    /// compactor's own looks, a few after each ring, find the reader gone.)
+    fn tell(&self) {
+        if self.core.deferred.waiting.load(Ordering::Relaxed) > 0 {
+            self.core.notify();
+        }
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        // SAFETY: not used after this, and dropped nowhere else.
+        unsafe { ManuallyDrop::drop(&mut self.guard) };
+        self.tell();
     }
 }
 

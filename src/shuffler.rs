@@ -496,6 +496,11 @@ impl Shuffler {
         self.core.supply.set_limit(bytes);
     }
 
+    /// Changes how much one step of the background thread may do. A budget of no bytes or no time moves one block a step.
+    pub fn set_budget(&self, budget: Budget) {
+        self.core.compactor.budget.set(budget);
+    }
+
     /// Figures of this moment. Costs a walk over the arenas' descriptors and the shards.
     #[must_use]
     pub fn stats(&self) -> Stats {

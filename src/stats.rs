@@ -136,7 +136,9 @@ impl ArenaInfo {
         let info = |arena: crate::arena::ArenaRef| {
             let balance = arena.account.balance();
             let empty = arena.usage() == Use::Empty;
-            let dead = if balance.sealed { arena.used().saturating_sub(balance.live) } else { arena.account.debt() };
+            let range = arena.walk_range();
+            let resident = range.len().saturating_sub(arena.walk.hollow.load(Ordering::Relaxed));
+            let dead = if balance.sealed { resident.saturating_sub(balance.live) } else { arena.account.debt() };
             let state = match (empty, balance.sealed, dead) {
                 (true, ..) => ArenaState::Empty,
                 (_, false, _) => ArenaState::Active,

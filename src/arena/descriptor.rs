@@ -7,8 +7,8 @@
 use super::account::{Account, Outcome};
 use super::header::{AtomicHeader, HEADER_BYTES, Header, State};
 use super::shard::Filled;
-use crate::primitive::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::ops::Deref;
+use crate::primitive::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::ops::{Deref, Range};
 use std::ptr::{self, NonNull};
 
 /// What an arena may hold, fixed from its opening to its retirement.
@@ -44,12 +44,12 @@ pub(crate) struct Descriptor {
     base: AtomicUsize,
     ground: AtomicU32,
     usage: AtomicU32,
-    /// Bytes from the base to where the bumping ended; where a walk ends.
+    /// Bytes from the base to where a walk begins: the first header that is not dead for good.
+    start: AtomicUsize,
+    /// Bytes from the base to where the bumping ended, or where dead memory begins that is skipped for good; where a walk ends.
     used: AtomicUsize,
     /// Bytes that blocks filled, or could have filled but for the gaps before aligned ones and the end that was too short.
     packed: AtomicUsize,
-    /// Live bytes below which it is worth emptying.
-    sparse_below: AtomicUsize,
     /// Bytes and alignment of the chunk.
     chunk: [AtomicUsize; 2],
     /// Of a large block.
@@ -61,6 +61,8 @@ pub(crate) struct Descriptor {
     /// Milliseconds from the shuffler's start to the sealing.
     sealed_at: AtomicU64,
     pub(crate) walk: LastWalk,
+    /// Somebody walks the headers.
+    walked: AtomicBool,
     next: *const Descriptor,
 }
 
@@ -74,6 +76,28 @@ pub(crate) struct LastWalk {
     pub(crate) witness: AtomicU64,
     /// Live bytes that it would be no use to look at again; 0: none.
     pub(crate) live: AtomicUsize,
+    /// When the witness was first met, milliseconds from the shuffler's start.
+    pub(crate) since: AtomicU64,
+    /// The compactor wants to know when something dies here.
+    pub(crate) watched: AtomicBool,
+    /// Counts the times that dead memory was joined and punched; who stopped in the middle of a walk goes on only if it did not.
+    pub(crate) punches: AtomicU32,
+    /// Bytes of pages that were given back, while the arena is in use.
+    pub(crate) punched: AtomicUsize,
+    /// Those of them between the walk's start and end.
+    pub(crate) hollow: AtomicUsize,
+}
+
+impl LastWalk {
+    fn forget(&self) {
+        for note in [&self.pinned, &self.live, &self.punched, &self.hollow] {
+            note.store(0, Ordering::Relaxed);
+        }
+        for note in [&self.witness, &self.since] {
+            note.store(0, Ordering::Relaxed);
+        }
+        self.watched.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Descriptor {
@@ -91,21 +115,18 @@ impl Descriptor {
         self.ground.store(ground as u32, Ordering::Relaxed);
         self.usage.store(usage as u32, Ordering::Relaxed);
         self.owner.store(owner, Ordering::Relaxed);
+        self.start.store(0, Ordering::Relaxed);
         self.used.store(0, Ordering::Relaxed);
         self.packed.store(1, Ordering::Relaxed);
-        self.sparse_below.store(0, Ordering::Relaxed);
         self.life.fetch_add(1, Ordering::Relaxed);
-        self.walk.pinned.store(0, Ordering::Relaxed);
-        self.walk.witness.store(0, Ordering::Relaxed);
-        self.walk.live.store(0, Ordering::Relaxed);
+        self.walk.forget();
         self.account.open();
     }
 
     /// Ends the active life.
-    pub(crate) fn seal(&self, filled: &Filled, sparse_below: usize, now: u64) -> Outcome {
+    pub(crate) fn seal(&self, filled: &Filled, now: u64) -> Outcome {
         self.used.store(filled.used, Ordering::Relaxed);
         self.packed.store(filled.packed.max(1), Ordering::Relaxed);
-        self.sparse_below.store(sparse_below, Ordering::Relaxed);
         self.sealed_at.store(now, Ordering::Relaxed);
         self.account.seal(filled.live)
     }
@@ -119,6 +140,7 @@ impl Descriptor {
 
     /// Notes that nothing is in it any more.
     pub(crate) fn vacate(&self) {
+        self.walk.forget();
         self.account.open();
         self.usage.store(Use::Empty as u32, Ordering::Relaxed);
     }
@@ -127,17 +149,32 @@ impl Descriptor {
         self.base.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+    /// Where a walk begins, and where it ends, in bytes from the base.
+    pub(crate) fn walk_range(&self) -> Range<usize> {
+        self.start.load(Ordering::Relaxed)..self.used.load(Ordering::Relaxed)
+    }
+
+    /// Leaves out of every later walk what is dead for good at either end. Only who walks the arena, and claims it alone, may.
+    pub(crate) fn shrink_walk(&self, range: Range<usize>) {
+        self.start.store(range.start, Ordering::Relaxed);
+        self.used.store(range.end, Ordering::Relaxed);
+    }
+
+    /// Lets the caller, who claims the arena, walk its headers: one at a time, since who walks may join dead headers, and
+    /// another would fall into their middle.
+    pub(crate) fn begin_walk(&self) -> bool {
+        // Acquire: pairs with the release in `end_walk`; the fillers of the last walker are visible.
+        !self.walked.swap(true, Ordering::Acquire)
+    }
+
+    /// Ends a walk, before the claim is given back.
+    pub(crate) fn end_walk(&self) {
+        // Release: pairs with the acquire in `begin_walk`.
+        self.walked.store(false, Ordering::Release);
     }
 
     pub(crate) fn packed(&self) -> usize {
         self.packed.load(Ordering::Relaxed)
-    }
-
-    #[inline]
-    pub(crate) fn sparse_below(&self) -> usize {
-        self.sparse_below.load(Ordering::Relaxed)
     }
 
     pub(crate) fn owner(&self) -> u32 {
@@ -285,9 +322,9 @@ impl List {
             base: AtomicUsize::new(0),
             ground: AtomicU32::new(Ground::Plain as u32),
             usage: AtomicU32::new(Use::Empty as u32),
+            start: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
             packed: AtomicUsize::new(1),
-            sparse_below: AtomicUsize::new(0),
             chunk: [AtomicUsize::new(0), AtomicUsize::new(1)],
             header: AtomicHeader::new(Header::filler(HEADER_BYTES, State::Dead)),
             payload: AtomicUsize::new(0),
@@ -295,6 +332,7 @@ impl List {
             owner: AtomicU32::new(0),
             sealed_at: AtomicU64::new(0),
             walk: LastWalk::default(),
+            walked: AtomicBool::new(false),
             next: ptr::null(),
         }));
         let mut head = self.head.load(Ordering::Relaxed);

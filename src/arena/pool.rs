@@ -157,8 +157,11 @@ impl Pool {
     /// Takes in an arena that the caller emptied: nobody has a share in it, and no reader can look into it.
     pub(crate) fn retire(&self, supply: &Supply, arena: ArenaRef) {
         let large = arena.usage() == Use::Large;
+        let punched = arena.walk.punched.load(Ordering::Relaxed);
         arena.vacate();
-        if large {
+        if large || punched > 0 {
+            // One with holes is not warm.
+            supply.recharge(punched);
             self.release(supply, arena);
         } else {
             lock(&self.empty).push(arena);

@@ -21,7 +21,11 @@ pub(crate) struct Bump {
     base: usize,
     top: usize,
     /// Where the last payload must end; short of the arena's end, so that an empty payload lies inside the arena too.
+    end: usize,
+    /// Where a payload must end before the next share of the compactor's work is paid; at most `end`.
     limit: usize,
+    /// Bytes to move for each KiB that the limit is moved on.
+    fee: usize,
     /// Bytes that the owner knows to be dead.
     dead: usize,
     /// Of those, the gaps before aligned blocks.
@@ -102,17 +106,32 @@ impl Bump {
     }
 
     /// Puts a new arena in the place of the one that is being filled.
-    pub(crate) fn install(&mut self, next: Option<ArenaRef>, arena_bytes: usize) -> Option<Filled> {
+    ///
+    /// `fee`: bytes to move for each KiB of it; 0: none.
+    pub(crate) fn install(&mut self, next: Option<ArenaRef>, arena_bytes: usize, fee: usize) -> Option<Filled> {
         let filled = self.arena.map(|arena| {
             let used = self.top - self.base;
             // One that is replaced was full: what is left of it was too short. One that is only let go of could have held more.
-            let room = if next.is_some() { used } else { self.limit - self.base };
+            let room = if next.is_some() { used } else { self.end - self.base };
             Filled { arena, used, live: used - self.dead, packed: room - self.gaps }
         });
         let base = next.map_or(0, |arena| arena.base());
-        let limit = if next.is_some() { base + arena_bytes - HEADER_BYTES } else { 0 };
-        *self = Self { arena: next, base, top: base, limit, dead: 0, gaps: 0 };
+        let end = if next.is_some() { base + arena_bytes - HEADER_BYTES } else { 0 };
+        let limit = if fee > 0 { base } else { end };
+        *self = Self { arena: next, base, top: base, end, limit, fee, dead: 0, gaps: 0 };
         filled
+    }
+
+    /// Moves the limit on, if the arena has more room, and tells how many bytes are to be moved for that.
+    pub(crate) fn advance(&mut self) -> Option<usize> {
+        /// So much room at a time, so that what is to be done for it at once is little.
+        const SPAN: usize = 64 << 10;
+        if self.limit == self.end {
+            return None;
+        }
+        let before = self.limit;
+        self.limit = (before + SPAN).min(self.end);
+        Some((self.limit - before) * self.fee / 1024)
     }
 
     /// The arena, the bytes used and the bytes that the owner knows to be dead.
@@ -151,6 +170,8 @@ pub(crate) struct Private {
     pub(crate) slots: SlotCache,
     pub(crate) tags: TagCache,
     pub(crate) epoch: Option<LocalHandle>,
+    /// Bytes that died in sealed arenas since the compactor was last told.
+    pub(crate) unrung: usize,
 }
 
 impl Private {
@@ -262,6 +283,7 @@ impl Shards {
             slots: SlotCache::default(),
             tags: TagCache::new(),
             epoch: None,
+            unrung: 0,
         };
         let shard = Box::into_raw(Box::new(Shard {
             private: UnsafeCell::new(private),

@@ -25,6 +25,11 @@ impl Supply {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// Bytes that are left below the limit.
+    pub(crate) fn room(&self) -> usize {
+        self.limit.load(Ordering::Relaxed).saturating_sub(self.held())
+    }
+
     /// Changes the limit.
     pub(crate) fn set_limit(&self, bytes: usize) {
         self.limit.store(bytes, Ordering::Relaxed);
@@ -67,11 +72,12 @@ impl Supply {
         }
     }
 
-    /// Gives the pages of a chunk back, which stays the caller's and reads as zero afterwards. `false`: the source cannot.
+    /// Gives pages of a chunk back, which stays the caller's; they read as zero afterwards and are not counted as held.
+    /// `false`: the source cannot.
     ///
     /// # Safety
     ///
-    /// The range is a whole chunk of this supply, and nobody needs its contents.
+    /// The range consists of [pages](Self::page_bytes) of one chunk of this supply, and nobody needs its contents.
     pub(crate) unsafe fn discard(&self, start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: the caller's promise is the source's condition.
         let discarded = unsafe { self.source.discard(start, bytes) };
@@ -81,7 +87,12 @@ impl Supply {
         discarded
     }
 
-    /// Counts a chunk that was discarded as held again, whatever the limit: it is about to be released.
+    /// Bytes of the pages that the source gives back.
+    pub(crate) fn page_bytes(&self) -> usize {
+        self.source.page_bytes()
+    }
+
+    /// Counts what was discarded as held again, whatever the limit: it is about to be released.
     pub(crate) fn recharge(&self, bytes: usize) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -1,12 +1,15 @@
 //! The compactor: what moves, when, and how much at a time.
 
 pub(crate) mod policy;
+mod punch;
 pub(crate) mod signal;
 pub(crate) mod step;
 pub(crate) mod worker;
 
-use crate::primitive::sync::atomic::{AtomicU64, AtomicUsize};
+use crate::builder::Budget;
+use crate::primitive::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::time::Duration;
 pub(crate) use step::Duty;
 pub use step::{Progress, ShuffleReport};
 pub use worker::CompactorState;
@@ -19,6 +22,58 @@ pub(crate) struct Compactor {
     pub(crate) paused: AtomicUsize,
     pub(crate) worker: worker::Worker,
     pub(crate) totals: Totals,
+    pub(crate) budget: SharedBudget,
+    pub(crate) survey: Survey,
+}
+
+/// The budget of a background step, which may be changed while it runs.
+#[derive(Debug)]
+pub(crate) struct SharedBudget {
+    bytes: AtomicUsize,
+    nanos: AtomicU64,
+}
+
+impl SharedBudget {
+    fn new(budget: Budget) -> Self {
+        let shared = Self { bytes: AtomicUsize::new(0), nanos: AtomicU64::new(0) };
+        shared.set(budget);
+        shared
+    }
+
+    pub(crate) fn get(&self) -> Budget {
+        let time = Duration::from_nanos(self.nanos.load(Ordering::Relaxed));
+        Budget { bytes: self.bytes.load(Ordering::Relaxed), time }
+    }
+
+    pub(crate) fn set(&self, budget: Budget) {
+        self.bytes.store(budget.bytes.max(1), Ordering::Relaxed);
+        let nanos = u64::try_from(budget.time.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.store(nanos.max(1), Ordering::Relaxed);
+    }
+}
+
+/// What the last choice of victims saw, for those who pace themselves by it. Each figure is right by itself.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// Bytes of sealed arenas.
+    pub(crate) used: AtomicUsize,
+    /// Live bytes in them.
+    pub(crate) live: AtomicUsize,
+    /// Bytes of whole arenas that moving could gain.
+    pub(crate) gain: AtomicUsize,
+}
+
+impl Survey {
+    fn note(&self, seen: &step::Seen) {
+        self.used.store(seen.used, Ordering::Relaxed);
+        self.live.store(seen.live, Ordering::Relaxed);
+        self.gain.store(seen.gain, Ordering::Relaxed);
+    }
+
+    /// The share of a core that the background thread takes now.
+    pub(crate) fn share_of_core(&self) -> f64 {
+        policy::share_of_core(self.gain.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed))
+    }
 }
 
 /// Counters of all steps.
@@ -35,12 +90,14 @@ pub(crate) struct Totals {
 }
 
 impl Compactor {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(budget: Budget) -> Self {
         Self {
             plan: Mutex::new(step::Plan::default()),
             paused: AtomicUsize::new(0),
             worker: worker::Worker::new(),
             totals: Totals::default(),
+            budget: SharedBudget::new(budget),
+            survey: Survey::default(),
         }
     }
 

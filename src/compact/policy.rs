@@ -43,6 +43,24 @@ pub(crate) fn choose<A>(candidates: &mut [Candidate<A>], capacity: usize) -> usi
     count
 }
 
+/// The share of a core that the background thread takes: 5 % when there is little to gain, up to 25 % when garbage outruns it.
+pub(crate) fn share_of_core(gain: usize, used: usize) -> f64 {
+    let share = gain as f64 / used.max(1) as f64;
+    0.05 + 0.20 * (share / 0.10).min(1.0)
+}
+
+/// Bytes that an allocator moves for each byte of a new arena: none while enough of the memory is live, and beyond that what
+/// it costs to gain as much as the arena takes.
+pub(crate) fn assistance(live: usize, used: usize, target: f64) -> f64 {
+    let utilization = live as f64 / used.max(1) as f64;
+    let begin = target - 0.12;
+    if used == 0 || utilization >= begin {
+        return 0.0;
+    }
+    let ramp = ((begin - utilization) / 0.05).min(1.0);
+    (ramp * utilization / (1.0 - utilization)).min(4.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@
 //! may run at once, and one that is stopped in the middle holds back the one arena that it claims.
 
 use super::policy::{Candidate, choose};
+use super::punch::Walker;
 use crate::arena::pool::Purpose;
 use crate::arena::shard::{Filled, Private, Role, add};
 use crate::arena::{ArenaRef, Extent, Ground, HEADER_BYTES, Header, State, Use};
@@ -15,7 +16,7 @@ use crate::engine::lease::{MoverLease, with_shard};
 use crate::error::AllocError;
 use crate::handle::RawHandle;
 use crate::primitive::sync::atomic::Ordering;
-use crate::table::{Begun, Word};
+use crate::table::{Begun, Waiting, Word};
 use crate::types::registry;
 use bumpalo::Bump;
 use std::cell::Cell;
@@ -66,8 +67,11 @@ pub struct ShuffleReport {
 pub(crate) enum Duty {
     /// Everything.
     Full,
-    /// Only moves: the caller is inside an allocation and may hold a lock that a destructor wants.
-    Relief,
+    /// Only moves, until so many bytes could be had below the memory limit: the caller is inside an allocation and may hold a
+    /// lock that a destructor wants.
+    Relief(usize),
+    /// Only moves out of victims that were chosen already: a share of the work, of bounded time.
+    Assistance,
 }
 
 /// An arena to empty, and how far it is.
@@ -76,8 +80,10 @@ struct Victim {
     arena: ArenaRef,
     /// The life of the descriptor that it was chosen in.
     life: u32,
-    /// Bytes walked.
-    offset: usize,
+    /// Where the walk goes on, in bytes from the arena's base; `None`: it has not begun.
+    offset: Option<usize>,
+    /// The arena's count of punches when the walk was left.
+    punches: u32,
     pinned: usize,
     witness: Option<RawHandle>,
 }
@@ -131,6 +137,18 @@ enum LastWalk {
     Stands,
 }
 
+/// What a choice of victims saw.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Bytes of sealed arenas, and live bytes in them.
+    pub(super) used: usize,
+    pub(super) live: usize,
+    /// Bytes of whole arenas that moving gains.
+    pub(super) gain: usize,
+    /// Sparse arenas that are no gain until a hold changes.
+    pub(super) pinned: usize,
+}
+
 /// What became of one block.
 enum Relocated {
     Moved(usize),
@@ -166,9 +184,12 @@ impl Core {
         self.pool.arena_bytes() - HEADER_BYTES
     }
 
-    /// Live bytes below which an arena that had room for `packed` is worth emptying.
-    pub(crate) fn sparse_below(&self, packed: usize) -> usize {
-        (self.config.target_utilization * packed as f64) as usize
+    /// Whether an arena with so many live bytes is worth emptying. At the memory limit every dead byte is.
+    fn is_sparse(&self, arena: ArenaRef, live: usize, duty: Duty) -> bool {
+        match duty {
+            Duty::Relief(_) => live < arena.packed(),
+            Duty::Full | Duty::Assistance => (live as f64) < self.config.target_utilization * arena.packed() as f64,
+        }
     }
 
     /// What an arena's live bytes will fill of another, with the waste that their like came with.
@@ -183,24 +204,25 @@ impl Core {
         let Some(_inside) = Inside::enter(self.number) else { return progress };
         let start = Instant::now();
         let mut meter = Meter::new(budget, start);
-        self.wait_for_readers(64, || meter.is_late());
-        let (done, panic) = self.carry_out(duty == Duty::Full, || meter.is_late());
-        progress.carried_out = done;
-        if let Some(panic) = panic {
-            // Nobody can be told; and to drop what it carries could panic again.
-            std::mem::forget(panic);
-            self.compactor.totals.panics.fetch_add(1, Ordering::Relaxed);
+        if duty != Duty::Assistance {
+            self.wait_for_readers(64, || meter.is_late());
+            let (done, panic) = self.carry_out(duty == Duty::Full, || meter.is_late());
+            progress.carried_out = done;
+            if let Some(panic) = panic {
+                // Nobody can be told; and to drop what it carries could panic again.
+                std::mem::forget(panic);
+                self.compactor.totals.panics.fetch_add(1, Ordering::Relaxed);
+            }
         }
         if !self.is_paused() {
-            self.move_blocks(&mut meter, &mut progress);
+            self.move_blocks(duty, &mut meter, &mut progress);
         }
         if duty == Duty::Full {
             while !meter.is_late() && self.pool.release_excess(&self.supply, self.config.retain_bytes, 1) == 1 {
                 progress.returned_arenas += 1;
             }
             progress.more |= meter.spent && self.pool.empty_bytes() > self.config.retain_bytes;
-            let waiting = self.deferred.waiting.load(Ordering::Relaxed) > 0;
-            progress.waiting |= waiting || !self.deferred.is_idle();
+            progress.waiting |= self.is_waiting();
             // As long as it helps: what is left may wait for a reader or a mover.
             progress.more |= progress.carried_out > 0 && progress.waiting;
         }
@@ -280,12 +302,14 @@ impl Core {
         self.compactor.paused.load(Ordering::Acquire) > 0
     }
 
-    fn move_blocks(&self, meter: &mut Meter, progress: &mut Progress) {
+    fn move_blocks(&self, duty: Duty, meter: &mut Meter, progress: &mut Progress) {
         let mut mover = None;
-        while !meter.spent {
-            let Some(mut victim) = self.next_victim(progress) else { return };
+        // However small the budget is, something is done.
+        let mut first = true;
+        while !meter.spent || std::mem::take(&mut first) {
+            let Some(mut victim) = self.next_victim(duty, progress) else { return };
             let mover = mover.get_or_insert_with(|| MoverLease::new(self));
-            match self.empty(mover, &mut victim, meter, progress) {
+            match self.empty(mover, &mut victim, duty, meter, progress) {
                 Walk::Finished => progress.walked += 1,
                 Walk::Unfinished => self.plan().victims.push_front(victim),
                 Walk::OutOfMemory => {
@@ -294,6 +318,12 @@ impl Core {
                     self.plan().victims.clear();
                     return;
                 }
+            }
+            if let Duty::Relief(wanted) = duty
+                && self.supply.room() + self.pool.empty_bytes() >= wanted + self.pool.arena_bytes()
+            {
+                // With the room for survivors that is left alone.
+                break;
             }
             // A walk that moved nothing must not outrun the budget either.
             if meter.is_late() || self.is_paused() {
@@ -307,18 +337,26 @@ impl Core {
         self.compactor.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next_victim(&self, progress: &mut Progress) -> Option<Victim> {
+    fn next_victim(&self, duty: Duty, progress: &mut Progress) -> Option<Victim> {
         if let Some(victim) = self.plan().victims.pop_front() {
             return Some(victim);
+        }
+        if duty == Duty::Assistance {
+            // Choosing takes as long as there are arenas: the background thread does it.
+            self.notify();
+            return None;
         }
         self.seal_idle(self.pool.arena_bytes() / 8);
         let mut plan = self.plan();
         if plan.victims.is_empty() {
             let Plan { victims, scratch } = &mut *plan;
             scratch.reset();
+            let mut seen = Seen::default();
             for ground in [Ground::Plain, Ground::Versioned] {
-                progress.waiting |= self.choose_victims(ground, scratch, victims);
+                self.choose_victims(ground, duty, scratch, victims, &mut seen);
             }
+            progress.waiting |= seen.pinned > 0;
+            self.compactor.survey.note(&seen);
             if !victims.is_empty() {
                 self.compactor.totals.cycles.fetch_add(1, Ordering::Relaxed);
             }
@@ -326,18 +364,29 @@ impl Core {
         plan.victims.pop_front()
     }
 
-    /// Adds the arenas to empty; returns whether pins alone kept others from being chosen.
-    fn choose_victims(&self, ground: Ground, scratch: &Bump, victims: &mut VecDeque<Victim>) -> bool {
+    /// Adds the arenas to empty.
+    fn choose_victims(
+        &self,
+        ground: Ground,
+        duty: Duty,
+        scratch: &Bump,
+        victims: &mut VecDeque<Victim>,
+        seen: &mut Seen,
+    ) {
         let now = self.now();
-        let mut pinned = false;
         let mut candidates = bumpalo::collections::Vec::new_in(scratch);
         for arena in self.pool.list.iter() {
             // First, so that an arena which begins another life after this is not taken for the one that is looked at.
             let life = arena.life();
             let balance = arena.account.balance();
             // One with nothing alive is retired already, or waits for readers.
-            let sparse = balance.sealed && balance.live > 0 && balance.live < arena.sparse_below();
-            if !sparse || balance.claims > 0 || arena.usage() != Use::Bumped || arena.ground() != ground {
+            let counts = balance.sealed && balance.live > 0 && arena.usage() == Use::Bumped && arena.ground() == ground;
+            if !counts {
+                continue;
+            }
+            seen.used += arena.packed();
+            seen.live += balance.live;
+            if balance.claims > 0 || !self.is_sparse(arena, balance.live, duty) {
                 continue;
             }
             match self.last_walk(arena, balance.live) {
@@ -345,16 +394,18 @@ impl Core {
                     let (live, age) = (self.fill(arena, balance.live), now.saturating_sub(arena.sealed_at()));
                     candidates.push(Candidate { arena: (arena, life), live, age });
                 }
-                LastWalk::Held => pinned = true,
+                LastWalk::Held => seen.pinned += 1,
                 LastWalk::Stands => {}
             }
         }
-        let count = choose(&mut candidates, self.capacity());
+        let capacity = self.capacity();
+        let count = choose(&mut candidates, capacity);
+        let fill: usize = candidates[..count].iter().map(|candidate| candidate.live).sum();
+        seen.gain += (count - fill.div_ceil(capacity)) * capacity;
         victims.extend(candidates[..count].iter().map(|candidate| {
             let (arena, life) = candidate.arena;
-            Victim { arena, life, offset: 0, pinned: 0, witness: None }
+            Victim { arena, life, offset: None, punches: 0, pinned: 0, witness: None }
         }));
-        pinned
     }
 
     /// Whether the last walk left all that is still there, so that another would do no more.
@@ -371,8 +422,9 @@ impl Core {
         let unchanged = if witness.version().is_multiple_of(2) {
             since == 0
         } else {
-            // Held still, or freed and held still.
-            since <= 1 && entry.word().is_held()
+            // Held still, or freed and held still, or the last holder is about to tell.
+            let word = entry.word();
+            since <= 1 && (word.is_held() || word.is_waited())
         };
         if unchanged { LastWalk::Held } else { LastWalk::Moot }
     }
@@ -384,7 +436,7 @@ impl Core {
             shard.bumps.each_mut().map(|bump| {
                 let (arena, used, dead) = bump.state()?;
                 let keep = used > 0 && dead + arena.account.debt() < dead_at_least;
-                if keep { None } else { bump.install(None, 0) }
+                if keep { None } else { bump.install(None, 0, 0) }
             })
         };
         for role in [Role::Mutator, Role::Mover] {
@@ -400,23 +452,33 @@ impl Core {
         &self,
         mover: &mut MoverLease<'_>,
         victim: &mut Victim,
+        duty: Duty,
         meter: &mut Meter,
         progress: &mut Progress,
     ) -> Walk {
-        let Some(claim) = Claim::new(self, victim.arena) else { return Walk::Finished };
+        let arena = victim.arena;
+        let Some(claim) = Claim::new(self, arena) else { return Walk::Finished };
         // The claim keeps the arena in the life that it is in now, which may be another than when it was chosen.
-        if victim.arena.life() != victim.life || victim.arena.usage() != Use::Bumped {
+        if arena.life() != victim.life || arena.usage() != Use::Bumped {
             return Walk::Finished;
         }
-        let (base, used) = (victim.arena.base(), victim.arena.used());
+        let Some(walker) = Walker::new(&claim) else { return Walk::Finished };
+        let (base, range) = (arena.base(), arena.walk_range());
+        let punches = arena.walk.punches.load(Ordering::Relaxed);
+        // Where the walk was left there may be no header any more.
+        let resumed = victim.offset.filter(|_| victim.punches == punches);
+        victim.punches = punches;
+        let mut offset = resumed.unwrap_or(range.start);
         let mut headers = 0;
-        while victim.offset < used {
-            if meter.spent || self.is_paused() {
+        while offset < range.end {
+            let is_over = meter.spent && (progress.moves > 0 || headers >= HEADERS_A_LOOK);
+            if is_over || self.is_paused() {
+                victim.offset = Some(offset);
                 return Walk::Unfinished;
             }
-            let address = base + victim.offset + HEADER_BYTES;
+            let address = base + offset + HEADER_BYTES;
             // SAFETY: the arena is sealed and claimed; from its base to `used` there is one header after the other.
-            let header = unsafe { victim.arena.header_of(address) }.load();
+            let header = unsafe { arena.header_of(address) }.load();
             if header.state() == State::Building && !header.is_filler() {
                 let version = self.table.known(header.slot()).version();
                 victim.witness.get_or_insert(RawHandle::new(header.slot(), version));
@@ -432,27 +494,76 @@ impl Core {
                         progress.skipped_pinned += 1;
                         victim.pinned += header.payload();
                         let version = self.table.known(header.slot()).version();
-                        victim
-                            .witness
-                            .get_or_insert(RawHandle::new(header.slot(), version.wrapping_sub((version % 2) ^ 1)));
+                        let version = version.wrapping_sub((version % 2) ^ 1);
+                        victim.witness.get_or_insert(RawHandle::new(header.slot(), version));
                     }
                     Ok(Relocated::Gone) => {}
                     Err(_) => return Walk::OutOfMemory,
                 }
             }
-            victim.offset += header.footprint();
+            offset += header.footprint();
             headers += 1;
             if headers % HEADERS_A_LOOK == 0 {
                 meter.is_late();
             }
         }
-        let left = claim.arena.account.balance().live;
-        claim.arena.walk.pinned.store(victim.pinned, Ordering::Relaxed);
-        claim.arena.walk.witness.store(victim.witness.map_or(0, |handle| handle.to_bits().get()), Ordering::Relaxed);
-        claim.arena.walk.live.store(left, Ordering::Relaxed);
+        let left = arena.account.balance().live;
         progress.waiting |= left > 0 && victim.witness.is_some();
         add(&mover.counts().skipped_pinned, u64::from(victim.witness.is_some()));
+        let witness = self.keep_witness(arena, victim.witness);
+        self.note_walk(arena, left, victim.pinned, witness);
+        if left > 0 && duty == Duty::Full {
+            self.punch(&walker);
+        }
+        drop(walker);
+        drop(claim);
+        if let Some(witness) = witness {
+            self.watch(arena, left, witness);
+        }
         Walk::Finished
+    }
+
+    /// Of the blocks that a walk found held, the one to remember: the one that is remembered already, if it has been held
+    /// without a break.
+    fn keep_witness(&self, arena: ArenaRef, found: Option<RawHandle>) -> Option<RawHandle> {
+        let found = found?;
+        let known = NonZeroU64::new(arena.walk.witness.load(Ordering::Relaxed)).map(RawHandle::from_bits);
+        // Whoever removes the last hold clears the bit that `watch` set.
+        let stayed = |known: &RawHandle| {
+            let entry = self.table.known(known.slot());
+            let word = entry.word();
+            let is_block = !known.version().is_multiple_of(2) && entry.version() == known.version();
+            is_block && word.is_waited() && arena.covers(word.address())
+        };
+        Some(known.filter(stayed).unwrap_or(found))
+    }
+
+    fn note_walk(&self, arena: ArenaRef, left: usize, pinned: usize, witness: Option<RawHandle>) {
+        let bits = witness.map_or(0, |handle| handle.to_bits().get());
+        if arena.walk.witness.swap(bits, Ordering::Relaxed) != bits {
+            arena.walk.since.store(self.now(), Ordering::Relaxed);
+        }
+        arena.walk.pinned.store(pinned, Ordering::Relaxed);
+        arena.walk.live.store(left, Ordering::Relaxed);
+        // Before the claim is given back: whoever takes bytes off after that sees it.
+        arena.walk.watched.store(witness.is_some(), Ordering::Relaxed);
+    }
+
+    /// Makes sure that the compactor is told when the block that was found held is not held any more, or when anything in its
+    /// arena dies, so that it need not look again by itself.
+    fn watch(&self, arena: ArenaRef, left: usize, witness: RawHandle) {
+        let is_block = !witness.version().is_multiple_of(2);
+        // The last holder clears WAITED and wakes those who announced that they wait. One that was freed while it was held
+        // dies with the last hold, which the account shows.
+        let returned = is_block
+            && match self.table.known(witness.slot()).announce_wait(witness.version()) {
+                Waiting::NotHeld => !self.table.known(witness.slot()).word().is_waited(),
+                Waiting::Announced | Waiting::Stale => false,
+            };
+        // What was taken off before the claim was given back did not see that the arena is watched, but shows here.
+        if returned || arena.account.balance().live != left {
+            self.notify();
+        }
     }
 
     /// Moves one block, if nobody holds it.
@@ -517,7 +628,7 @@ impl Core {
     #[cold]
     fn next_survivor_arena(&self, mover: &mut MoverLease<'_>, ground: Ground) -> Result<(), AllocError> {
         let arena = self.pool.take(&self.supply, ground, Purpose::Survivors, mover.id())?;
-        let filled = mover.private().ground(ground).install(Some(arena), self.pool.arena_bytes());
+        let filled = mover.private().ground(ground).install(Some(arena), self.pool.arena_bytes(), 0);
         self.seal(filled);
         if let Some(filled) = filled {
             // As tight as it can be: nothing is gained by moving it again before something in it dies. (If something died

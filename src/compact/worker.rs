@@ -1,29 +1,33 @@
 //! The background thread: a thin loop around `step`.
 //!
-//! It is started when there is first something to do, and parks without wake-ups when nothing can be gained. While blocks
-//! that pin sparse arenas are held, it looks again now and then, ever more rarely. When nothing has happened for a while, it
-//! gives back what was kept for reuse.
+//! It is started when there is first something to do, and parks without wake-ups when nothing can be gained: whoever frees
+//! tells it of each quarter of an arena, the last holder of a block that pins an arena tells it, and so does a reader that
+//! ends while something waits for it. How much of a core it takes depends on what there is to gain. When nothing has happened
+//! for a while, it gives back what was kept for reuse.
 
 use super::signal::Signal;
 use super::step::Duty;
 use crate::builder::Trigger;
 use crate::engine::Core;
 use crate::primitive::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// How long the thread lets work gather before it begins.
+/// How long the thread lets work gather before it begins; twice as long after each time that this led to nothing, so many
+/// times at the most.
 const GATHER: Duration = Duration::from_millis(2);
-/// The thread rests this many times as long as a step took: at most a quarter of a core.
-const REST: u32 = 3;
+const MOST_FUTILE: u32 = 6;
 /// The last drop of a shuffler waits this long for a step that is under way.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 /// After so long without anything to do, what is kept for reuse goes back.
 const DECAY: Duration = Duration::from_millis(500);
-const FIRST_LOOK: Duration = Duration::from_millis(20);
-const LAST_LOOK: Duration = Duration::from_secs(2);
+/// While something waits for a reader or a mover, the thread looks again after so long, then after twice as long, so many
+/// times. After that it waits to be told: a reader that ends tells.
+const FIRST_LOOK: Duration = Duration::from_millis(4);
+const LOOKS: u32 = 8;
 
 /// What the background compactor is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,7 +145,9 @@ impl Core {
     #[cold]
     #[inline(never)]
     pub(crate) fn notify(&self) {
-        if self.config.trigger != Trigger::Background || !self.compactor.worker.signal.raise() {
+        // What the thread does itself, it goes on to look at anyway.
+        let is_own = WORKS_FOR.get() == self.number;
+        if self.config.trigger != Trigger::Background || is_own || !self.compactor.worker.signal.raise() {
             return;
         }
         let worker = self.compactor.worker.thread.get_or_init(|| {
@@ -156,21 +162,33 @@ impl Core {
     }
 }
 
+thread_local! {
+    /// The number of the core that this thread is the worker of.
+    static WORKS_FOR: Cell<u64> = const { Cell::new(0) };
+}
+
 fn run(core: Arc<Core>) {
+    WORKS_FOR.set(core.number);
     let worker = &core.compactor.worker;
     let ended = catch_unwind(AssertUnwindSafe(|| {
-        let mut next_look = FIRST_LOOK;
-        let (mut waiting, mut decayed) = (false, true);
+        // Rings in a row that led to nothing, looks at what waits since the last ring, and whether all was given back.
+        let (mut futile, mut looks, mut decayed) = (0, 0, true);
         while !worker.is_stopped() {
+            let is_waiting = looks < LOOKS && core.is_waiting();
             let next_decay = if decayed { None } else { Some(DECAY) };
-            let in_time = worker.wait(if waiting { Some(next_look) } else { next_decay });
-            decayed = !in_time && !waiting;
-            if decayed {
+            let rung = worker.wait(if is_waiting { Some(FIRST_LOOK * (1 << looks)) } else { next_decay });
+            if rung {
+                looks = 0;
+            } else if is_waiting {
+                looks += 1;
+            } else {
                 core.decay();
+                decayed = true;
                 continue;
             }
-            worker.rest(Instant::now() + GATHER);
-            waiting = work(&core, &mut next_look);
+            decayed = false;
+            worker.rest(Instant::now() + GATHER * (1 << futile));
+            futile = if work(&core) { 0 } else { (futile + 1).min(MOST_FUTILE) };
             // What this thread freed for others is of no use to it.
             core.drain_own();
         }
@@ -181,20 +199,19 @@ fn run(core: Arc<Core>) {
     told.tell();
 }
 
-/// Steps until nothing can be gained; returns whether something may be later.
-fn work(core: &Core, next_look: &mut Duration) -> bool {
+/// Steps until nothing can be gained; returns whether anything was.
+fn work(core: &Core) -> bool {
     let worker = &core.compactor.worker;
-    *next_look = (*next_look * 2).min(LAST_LOOK);
+    let mut gained = false;
     while !worker.is_stopped() {
         let start = Instant::now();
-        let progress = core.step(core.config.budget, Duty::Full);
-        if progress.moves + progress.returned_arenas + progress.carried_out > 0 {
-            *next_look = FIRST_LOOK;
-        }
+        let progress = core.step(core.compactor.budget.get(), Duty::Full);
+        gained |= progress.moves + progress.returned_arenas + progress.carried_out > 0;
         if !progress.more {
-            return progress.waiting;
+            break;
         }
-        worker.rest(Instant::now() + start.elapsed() * REST);
+        let rest = start.elapsed().mul_f64(1.0 / core.compactor.survey.share_of_core() - 1.0);
+        worker.rest(Instant::now() + rest);
     }
-    false
+    gained
 }

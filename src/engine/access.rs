@@ -114,10 +114,12 @@ impl Core {
         }
     }
 
+    /// Wakes those who wait until an entry's block is not held. The compactor may be one of them, though it sleeps elsewhere.
     #[cold]
-    pub(super) fn wake(entry: &Entry) {
+    pub(super) fn wake(&self, entry: &Entry) {
         // SAFETY: the key is an entry, which nobody else parks on.
         unsafe { parking_lot_core::unpark_all(ptr::from_ref(entry).addr(), DEFAULT_UNPARK_TOKEN) };
+        self.notify();
     }
 
     /// Gives a hold back, and settles the block if it was the last hold on a freed one.
@@ -136,7 +138,7 @@ impl Core {
     #[cold]
     pub(crate) fn leave(&self, entry: &Entry, left: Left) {
         if left.wake {
-            Self::wake(entry);
+            self.wake(entry);
         }
         if let Some(address) = left.settle {
             self.settle_freed(address, false);
@@ -147,7 +149,7 @@ impl Core {
     #[cold]
     pub(crate) fn leave_later(&self, entry: &Entry, left: Left) {
         if left.wake {
-            Self::wake(entry);
+            self.wake(entry);
         }
         if let Some(address) = left.settle {
             self.deferred.ready.push(Record::Settle { address, after_claims: false, end: End::Freed });
@@ -172,7 +174,7 @@ impl Core {
     #[inline(never)]
     fn free_slow(&self, entry: &Entry, closed: Closed) -> Freed {
         if closed.wake {
-            Self::wake(entry);
+            self.wake(entry);
         }
         if closed.held {
             return Freed::WhenReturned;
@@ -192,7 +194,7 @@ impl Core {
         let value = unsafe { ptr::with_exposed_provenance::<T>(address).read() };
         // With the word closed, giving the hold back makes this thread the one that settles.
         if entry.close().wake {
-            Self::wake(entry);
+            self.wake(entry);
         }
         let left = entry.give_back(Hold::Exclusive);
         debug_assert_eq!(left.settle, Some(address));

@@ -5,7 +5,7 @@
 //! thread-local storage is gone, in the destructors of other thread-locals, a shard is leased for the one use.
 
 use super::Core;
-use crate::arena::shard::{Counts, Private, Role, Shard, ShardRef};
+use crate::arena::shard::{Bump, Counts, Private, Role, Shard, ShardRef};
 use std::cell::{Cell, RefCell};
 use std::ptr;
 use std::sync::Weak;
@@ -47,7 +47,12 @@ unsafe fn end_lease(core: &Core, shard: ShardRef) {
     if private.epoch.as_ref().is_some_and(|epoch| epoch.is_pinned()) {
         private.epoch = None;
     }
+    let sparse = |bump: &Bump| bump.state().is_some_and(|(_, _, dead)| dead >= core.pool.arena_bytes() / 8);
+    let is_worth_sealing = private.bumps.iter().any(sparse);
     core.shards.hand_back(shard, Role::Mutator);
+    if is_worth_sealing {
+        core.notify();
+    }
 }
 
 /// Calls `work` with the calling thread's shard.

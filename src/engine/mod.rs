@@ -103,7 +103,7 @@ impl Core {
             shards: Shards::new(),
             deferred: Arc::new(Deferred { ready: Ready::new(), waiting: AtomicUsize::new(0), queue: Mutex::default() }),
             collector: ManuallyDrop::new(Collector::new()),
-            compactor: Compactor::new(),
+            compactor: Compactor::new(config.budget),
             started: Instant::now(),
             supply: Supply::new(source, config.memory_limit),
             config,
@@ -116,6 +116,11 @@ impl Core {
         self.wait_for_readers(4096, || false);
         let (_, panic) = self.carry_out(true, || false);
         keep_first(first_panic, panic.map_or(Ok(()), Err));
+    }
+
+    /// Whether anything was put off that waits for a reader or a mover, or that no step has carried out yet.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.deferred.waiting.load(Ordering::Relaxed) > 0 || !self.deferred.is_idle()
     }
 
     /// Milliseconds since the shuffler was made.

@@ -44,7 +44,7 @@ impl Core {
         match entry.replace(new) {
             Ok(wake) => {
                 if wake {
-                    Self::wake(entry);
+                    self.wake(entry);
                 }
                 self.defer(Record::Settle { address: old, after_claims: false, end: End::Replaced });
                 Ok(())

@@ -96,10 +96,27 @@ impl Core {
         if outcome == Outcome::Emptied {
             self.retire(arena);
         } else if before.sealed {
-            let sparse = arena.sparse_below();
-            if before.live >= sparse && before.live - bytes < sparse {
+            if arena.walk.watched.load(Ordering::Relaxed) && arena.walk.watched.swap(false, Ordering::Relaxed) {
                 self.notify();
             }
+            self.ring(bytes);
+        }
+    }
+
+    /// Counts dead bytes in sealed arenas, and tells the compactor of each quarter of an arena: whoever makes garbage rings,
+    /// so that an idle shuffler need not look.
+    pub(crate) fn ring(&self, dead: usize) {
+        let enough = self.pool.arena_bytes() / 4;
+        let rings = with_shard(self, |shard, _, _| {
+            shard.unrung += dead;
+            let rings = shard.unrung >= enough;
+            if rings {
+                shard.unrung = 0;
+            }
+            rings
+        });
+        if rings {
+            self.notify();
         }
     }
 
