@@ -349,7 +349,7 @@ impl Core {
                 LastWalk::Stands => {}
             }
         }
-        let count = choose(&mut candidates, self.capacity());
+        let count = choose(&mut candidates, self.capacity(), usize::MAX);
         victims.extend(candidates[..count].iter().map(|candidate| {
             let (arena, life) = candidate.arena;
             Victim { arena, life, offset: 0, pinned: 0, witness: None }
