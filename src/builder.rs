@@ -48,6 +48,8 @@ pub(crate) struct Config {
     pub(crate) target_utilization: f64,
     pub(crate) retain_bytes: usize,
     pub(crate) on_pressure: Option<OnPressure>,
+    /// Bytes below the memory limit that are kept for what is moved.
+    pub(crate) survivor_reserve: usize,
 }
 
 /// What to call at the memory limit.
@@ -204,7 +206,10 @@ impl Builder {
             let why = "a step of no bytes or no time would do nothing, so both must be more than zero";
             return Err(ConfigError::new("budget", format!("{:?}", self.budget), why));
         }
+        // One for a step of an allocation at the limit, one for the background thread beside it.
+        let movers = if self.trigger == Trigger::Background { 2 } else { 1 };
         Ok(Config {
+            survivor_reserve: movers * self.arena_bytes,
             arena_bytes: self.arena_bytes,
             memory_limit: self.memory_limit,
             trigger: self.trigger,

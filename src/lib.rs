@@ -42,6 +42,8 @@ pub use arena::source::OsSource;
 pub use arena::source::{ArenaSource, BumpSource, DefaultSource, RegionSource};
 pub use builder::{Budget, Builder, Trigger};
 pub use bytemuck::Zeroable;
+#[cfg(feature = "simulation")]
+pub use compact::policy;
 pub use compact::{CompactorState, Progress, ShuffleReport};
 pub use directory::{Directory, OpaqueHandle, Rights};
 pub use engine::access::Freed;

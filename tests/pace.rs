@@ -68,6 +68,7 @@ fn an_idle_shuffler_sleeps() {
         return;
     }
     let shuffler = Shuffler::new();
+    let paused = shuffler.pause();
     let kept = sparse(&shuffler, 40_000, 400, 10);
     // Held for good: a few blocks in sparse arenas, and a version that a reader looks at.
     let rents: Vec<_> = kept.iter().step_by(200).map(|&handle| shuffler.rent(handle).unwrap()).collect();
@@ -75,6 +76,7 @@ fn an_idle_shuffler_sleeps() {
     let reader = shuffler.reader();
     let seen = reader.get(versioned).unwrap();
     assert_eq!(shuffler.free(versioned), Ok(Freed::Now));
+    drop(paused);
     // The looks for a reader end within about a second, the giving back after half a second more.
     eventually("the thread has started", || shuffler.stats().moves > 0);
     thread::sleep(Duration::from_secs(3));
@@ -201,9 +203,11 @@ fn a_budget_bounds_a_step_and_may_change() {
 
 #[test]
 fn at_98_percent_of_the_limit_there_is_progress() {
-    const LIMIT: usize = 192 << 20;
+    // Of small arenas, since each mover has a partly filled one and room for another.
+    const ARENA: usize = 128 << 10;
+    const LIMIT: usize = 64 << 20;
     for trigger in [Trigger::Manual, Trigger::Background] {
-        let shuffler = Shuffler::builder().trigger(trigger).memory_limit(LIMIT).build().unwrap();
+        let shuffler = Shuffler::builder().trigger(trigger).arena_bytes(ARENA).memory_limit(LIMIT).build().unwrap();
         let mut random = StdRng::seed_from_u64(98);
         let mut blocks = Vec::new();
         while let Ok(block) = shuffler.alloc::<u8>(240) {

@@ -58,6 +58,8 @@ pub(crate) struct Descriptor {
     /// Counts the lives of the descriptor.
     life: AtomicU32,
     owner: AtomicU32,
+    /// How often its blocks survived a shuffle, within bounds: see the policy.
+    class: AtomicU32,
     /// Milliseconds from the shuffler's start to the sealing.
     sealed_at: AtomicU64,
     pub(crate) walk: LastWalk,
@@ -115,6 +117,7 @@ impl Descriptor {
         self.ground.store(ground as u32, Ordering::Relaxed);
         self.usage.store(usage as u32, Ordering::Relaxed);
         self.owner.store(owner, Ordering::Relaxed);
+        self.class.store(0, Ordering::Relaxed);
         self.start.store(0, Ordering::Relaxed);
         self.used.store(0, Ordering::Relaxed);
         self.packed.store(1, Ordering::Relaxed);
@@ -179,6 +182,14 @@ impl Descriptor {
 
     pub(crate) fn owner(&self) -> u32 {
         self.owner.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn class(&self) -> u8 {
+        self.class.load(Ordering::Relaxed) as u8
+    }
+
+    pub(crate) fn set_class(&self, class: u8) {
+        self.class.store(u32::from(class), Ordering::Relaxed);
     }
 
     pub(crate) fn life(&self) -> u32 {
@@ -330,6 +341,7 @@ impl List {
             payload: AtomicUsize::new(0),
             life: AtomicU32::new(0),
             owner: AtomicU32::new(0),
+            class: AtomicU32::new(0),
             sealed_at: AtomicU64::new(0),
             walk: LastWalk::default(),
             walked: AtomicBool::new(false),

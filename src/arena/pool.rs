@@ -24,8 +24,8 @@ pub(crate) struct Extent {
 pub(crate) enum Purpose {
     /// New blocks.
     Allocations,
-    /// What a mover moves.
-    Survivors,
+    /// What a mover moves, to an arena of this class.
+    Survivors(u8),
     /// The extents that helpers fall back on.
     Reserve,
 }
@@ -48,6 +48,8 @@ pub(crate) struct Pool {
     pub(crate) list: List,
     pub(crate) map: ArenaMap,
     arena_layout: Layout,
+    /// Bytes below the memory limit that only movers may take.
+    pub(crate) survivor_reserve: usize,
     /// Empty arenas that keep their memory.
     empty: Mutex<Vec<ArenaRef>>,
     /// Descriptors that have no memory.
@@ -62,8 +64,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    pub(crate) fn new(arena_bytes: usize) -> Self {
+    pub(crate) fn new(arena_bytes: usize, survivor_reserve: usize) -> Self {
         Self {
+            survivor_reserve,
             list: List::new(),
             map: ArenaMap::new(arena_bytes),
             arena_layout: Layout::from_size_align(arena_bytes, arena_bytes).expect("the builder checked it"),
@@ -94,7 +97,7 @@ impl Pool {
         payload.next_multiple_of(8) + align.max(HEADER_BYTES) <= self.extent_bytes()
     }
 
-    /// An arena to fill: a warm one, or a new one. One for allocations leaves room for another below the memory limit, so
+    /// An arena to fill: a warm one, or a new one. One for allocations leaves room for others below the memory limit, so
     /// that movers always find a place for survivors.
     pub(crate) fn take(
         &self,
@@ -104,14 +107,22 @@ impl Pool {
         owner: u32,
     ) -> Result<ArenaRef, AllocError> {
         let usage = if purpose == Purpose::Reserve { Use::Reserve } else { Use::Bumped };
-        let keep = if purpose == Purpose::Allocations { self.arena_layout.size() } else { 0 };
+        let keep = if purpose == Purpose::Allocations { self.survivor_reserve } else { 0 };
         let warm = lock(&self.empty).pop();
-        if let Some(arena) = warm {
-            arena.reopen(ground, usage, owner);
-            return Ok(arena);
+        let arena = match warm {
+            Some(arena) => {
+                arena.reopen(ground, usage, owner);
+                arena
+            }
+            None => {
+                let chunk = supply.acquire(self.arena_layout, keep)?;
+                self.describe(supply, chunk, self.arena_layout, ground, usage, owner)?
+            }
+        };
+        if let Purpose::Survivors(class) = purpose {
+            arena.set_class(class);
         }
-        let chunk = supply.acquire(self.arena_layout, keep)?;
-        self.describe(supply, chunk, self.arena_layout, ground, usage, owner)
+        Ok(arena)
     }
 
     /// Memory for one large block, sealed from the first.
@@ -120,7 +131,7 @@ impl Pool {
         let bytes = block.payload.max(1).checked_next_multiple_of(4096).ok_or(AllocError::LayoutOverflow)?;
         let layout = Layout::from_size_align(bytes, block.align.max(self.arena_layout.align()))
             .map_err(|_| AllocError::LayoutOverflow)?;
-        let keep = self.arena_layout.size();
+        let keep = self.survivor_reserve;
         let chunk = if block.zeroed { supply.acquire_zeroed(layout, keep) } else { supply.acquire(layout, keep) }?;
         let arena = self.describe(supply, chunk, layout, block.ground, Use::Large, block.owner)?;
         arena.set_large(block.header, block.payload);

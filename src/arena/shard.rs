@@ -5,6 +5,7 @@
 use super::descriptor::{ArenaRef, Ground};
 use super::header::{AtomicHeader, HEADER_BYTES, Header, State};
 use super::pool::Extent;
+use crate::compact::policy::CLASSES;
 use crate::primitive::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::table::SlotCache;
 use crate::types::TagCache;
@@ -165,7 +166,10 @@ pub(crate) struct BumpMark {
 /// The part of a shard that only its user touches.
 #[derive(Debug)]
 pub(crate) struct Private {
+    /// For new blocks.
     pub(crate) bumps: [Bump; 2],
+    /// For survivors, by the classes from 1 up.
+    survivors: [[Bump; CLASSES as usize - 1]; 2],
     pub(crate) extents: [Option<Extent>; 2],
     pub(crate) slots: SlotCache,
     pub(crate) tags: TagCache,
@@ -178,6 +182,16 @@ impl Private {
     #[inline]
     pub(crate) fn ground(&mut self, ground: Ground) -> &mut Bump {
         &mut self.bumps[ground as usize]
+    }
+
+    /// Where survivors of a class above 0 go.
+    pub(crate) fn survivors(&mut self, ground: Ground, class: u8) -> &mut Bump {
+        &mut self.survivors[ground as usize][class as usize - 1]
+    }
+
+    /// Every arena that the shard fills.
+    pub(crate) fn all_bumps(&mut self) -> impl Iterator<Item = &mut Bump> {
+        self.bumps.iter_mut().chain(self.survivors.iter_mut().flatten())
     }
 
     /// The shard's registration with the readers' epochs.
@@ -279,6 +293,7 @@ impl Shards {
     fn add(&self) -> ShardRef {
         let private = Private {
             bumps: Default::default(),
+            survivors: Default::default(),
             extents: [None, None],
             slots: SlotCache::default(),
             tags: TagCache::new(),

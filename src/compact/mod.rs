@@ -1,6 +1,6 @@
 //! The compactor: what moves, when, and how much at a time.
 
-pub(crate) mod policy;
+pub mod policy;
 mod punch;
 pub(crate) mod signal;
 pub(crate) mod step;

@@ -4,7 +4,7 @@
 //! There is no lock around a step. Victims are handed out one at a time from a shared plan, and claimed; so several steps
 //! may run at once, and one that is stopped in the middle holds back the one arena that it claims.
 
-use super::policy::{Candidate, choose};
+use super::policy::{Candidate, choose, class_of_survivors};
 use super::punch::Walker;
 use crate::arena::pool::Purpose;
 use crate::arena::shard::{Filled, Private, Role, add};
@@ -312,6 +312,11 @@ impl Core {
             match self.empty(mover, &mut victim, duty, meter, progress) {
                 Walk::Finished => progress.walked += 1,
                 Walk::Unfinished => self.plan().victims.push_front(victim),
+                // Others are at it with what room there is.
+                Walk::OutOfMemory if matches!(duty, Duty::Relief(_)) => {
+                    self.plan().victims.push_front(victim);
+                    return;
+                }
                 Walk::OutOfMemory => {
                     // The cycle ends; nothing is lost, since a move that finds no room has not begun.
                     self.compactor.totals.abandoned.fetch_add(1, Ordering::Relaxed);
@@ -320,9 +325,8 @@ impl Core {
                 }
             }
             if let Duty::Relief(wanted) = duty
-                && self.supply.room() + self.pool.empty_bytes() >= wanted + self.pool.arena_bytes()
+                && self.supply.room() + self.pool.empty_bytes() >= wanted + self.pool.survivor_reserve
             {
-                // With the room for survivors that is left alone.
                 break;
             }
             // A walk that moved nothing must not outrun the budget either.
@@ -399,13 +403,31 @@ impl Core {
             }
         }
         let capacity = self.capacity();
-        let count = choose(&mut candidates, capacity);
-        let fill: usize = candidates[..count].iter().map(|candidate| candidate.live).sum();
-        seen.gain += (count - fill.div_ceil(capacity)) * capacity;
+        // All that could be gained tells the pace; a part of it is the next batch.
+        let worth = choose(&mut candidates, capacity, usize::MAX);
+        let fill: usize = candidates[..worth].iter().map(|candidate| candidate.live).sum();
+        seen.gain += (worth - fill.div_ceil(capacity)) * capacity;
+        let count = choose(&mut candidates[..worth], capacity, self.batch(duty, seen));
         victims.extend(candidates[..count].iter().map(|candidate| {
             let (arena, life) = candidate.arena;
             Victim { arena, life, offset: None, punches: 0, pinned: 0, witness: None }
         }));
+    }
+
+    /// How many arenas the next victims should gain. A choice costs a look at every arena, so it should gain a share of them.
+    fn batch(&self, duty: Duty, seen: &Seen) -> usize {
+        match duty {
+            Duty::Relief(wanted) => wanted / self.pool.arena_bytes() + 1,
+            Duty::Full | Duty::Assistance => seen.used / self.pool.arena_bytes() / 64 + 1,
+        }
+    }
+
+    /// The class of the arenas that survivors of an arena go to. In a small heap a partly filled arena of each class would weigh
+    /// more than keeping them apart gains.
+    fn class_of_survivors(&self, arena: ArenaRef) -> u8 {
+        const SMALL: usize = 64;
+        let is_small = self.compactor.survey.used.load(Ordering::Relaxed) < SMALL * self.pool.arena_bytes();
+        class_of_survivors(if is_small { 0 } else { arena.class() })
     }
 
     /// Whether the last walk left all that is still there, so that another would do no more.
@@ -432,12 +454,13 @@ impl Core {
     /// Seals the arenas of shards that nobody uses, and the caller's own, if they hold at least so many dead bytes or nothing
     /// at all.
     pub(crate) fn seal_idle(&self, dead_at_least: usize) {
-        let take_filled = |shard: &mut Private| -> [Option<Filled>; 2] {
-            shard.bumps.each_mut().map(|bump| {
+        let take_filled = |shard: &mut Private| -> Vec<Option<Filled>> {
+            let take = |bump: &mut crate::arena::shard::Bump| {
                 let (arena, used, dead) = bump.state()?;
                 let keep = used > 0 && dead + arena.account.debt() < dead_at_least;
                 if keep { None } else { bump.install(None, 0, 0) }
-            })
+            };
+            shard.all_bumps().map(take).collect()
         };
         for role in [Role::Mutator, Role::Mover] {
             self.shards
@@ -583,19 +606,21 @@ impl Core {
             return Ok(Relocated::Held);
         }
         let ground = claim.arena.ground();
+        let class = self.class_of_survivors(claim.arena);
         let align = registry().info(header.tag()).align;
-        let mark = mover.private().ground(ground).mark();
-        let mut rewind = Some(mark);
-        let destination = match mover.private().ground(ground).bump(header.payload(), align) {
+        let target = mover.private().survivors(ground, class);
+        let mut rewind = Some(target.mark());
+        let destination = match target.bump(header.payload(), align) {
             Some(destination) => destination,
             None => {
                 rewind = None;
-                self.next_survivor_arena(mover, ground)?;
-                mover.private().ground(ground).bump(header.payload(), align).expect("a block fits an empty arena")
+                self.next_survivor_arena(mover, ground, class)?;
+                let target = mover.private().survivors(ground, class);
+                target.bump(header.payload(), align).expect("a block fits an empty arena")
             }
         };
         let mut give_up = |outcome| {
-            let bump = mover.private().ground(ground);
+            let bump = mover.private().survivors(ground, class);
             match rewind.take() {
                 Some(mark) => bump.rewind(mark),
                 // The arena is new: its first block begins at its base again.
@@ -626,9 +651,9 @@ impl Core {
     }
 
     #[cold]
-    fn next_survivor_arena(&self, mover: &mut MoverLease<'_>, ground: Ground) -> Result<(), AllocError> {
-        let arena = self.pool.take(&self.supply, ground, Purpose::Survivors, mover.id())?;
-        let filled = mover.private().ground(ground).install(Some(arena), self.pool.arena_bytes(), 0);
+    fn next_survivor_arena(&self, mover: &mut MoverLease<'_>, ground: Ground, class: u8) -> Result<(), AllocError> {
+        let arena = self.pool.take(&self.supply, ground, Purpose::Survivors(class), mover.id())?;
+        let filled = mover.private().survivors(ground, class).install(Some(arena), self.pool.arena_bytes(), 0);
         self.seal(filled);
         if let Some(filled) = filled {
             // As tight as it can be: nothing is gained by moving it again before something in it dies. (If something died

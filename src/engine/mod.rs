@@ -99,7 +99,7 @@ impl Core {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             weak: weak.clone(),
             table: Table::new(numbers),
-            pool: Pool::new(config.arena_bytes),
+            pool: Pool::new(config.arena_bytes, config.survivor_reserve),
             shards: Shards::new(),
             deferred: Arc::new(Deferred { ready: Ready::new(), waiting: AtomicUsize::new(0), queue: Mutex::default() }),
             collector: ManuallyDrop::new(Collector::new()),
