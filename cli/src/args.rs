@@ -8,12 +8,14 @@ use std::thread::available_parallelism;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::measure::workload::Workload;
+
 /// Memory Shuffler's command.
 #[derive(Debug, Parser)]
 #[command(
     name = "shuffler",
     version,
-    about = "Replays the allocations of real programs over Memory Shuffler and its peers"
+    about = "Runs the allocations of real programs, and loads that fragment, over Memory Shuffler and its peers"
 )]
 pub struct Cli {
     /// What to do.
@@ -35,6 +37,18 @@ pub enum Command {
     /// Run the job given on standard input (what `replay` starts once for each trace and allocator)
     #[command(hide = true)]
     ReplayOne,
+
+    /// Run loads that are known to fragment memory and print what is resident over what is live
+    ///
+    /// Live is the sum of the sizes asked for. Resident memory is what the operating system says, less what the process had
+    /// when its inputs and maps were in place. F is what Memory Shuffler would need with no fragmentation at all, over live: 8
+    /// bytes a block, 16 a slot (as many as there were blocks at the most) and sizes rounded up to 8. Every block is filled
+    /// with a pattern; random reads check it during the load, and a full pass at the end.
+    Measure(MeasureArgs),
+
+    /// Run the job given on standard input (what `measure` starts once for each workload and allocator)
+    #[command(hide = true)]
+    MeasureOne,
 }
 
 /// The arguments of `replay`.
@@ -71,6 +85,34 @@ pub struct ReplayArgs {
     /// Faults to provoke.
     #[command(flatten)]
     pub faults: Faults,
+}
+
+/// The arguments of `measure`.
+#[derive(Debug, Args)]
+pub struct MeasureArgs {
+    /// Workloads; without any, all
+    #[arg(value_name = "WORKLOAD", value_enum)]
+    pub workloads: Vec<Workload>,
+
+    /// Allocators to run, each in a process of its own
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [Allocator::Shuffler, Allocator::System], value_parser = Allocator::parse)]
+    pub allocators: Vec<Allocator>,
+
+    /// Part of the full counts and limits, for a quick look: small loads say little about ratios
+    #[arg(long, value_name = "P", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub percent: u32,
+
+    /// Look at memory again 10 s after the load
+    #[arg(long)]
+    pub long: bool,
+
+    /// Write the figures to FILE too: an array with one object for each workload and allocator, in bytes and nanoseconds
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Milliseconds between the end of the load and the look at what has settled; other looks are early or late in proportion
+    #[arg(long, value_name = "MS", default_value_t = 2000, hide = true)]
+    pub settle_ms: u64,
 }
 
 /// Faults that tests provoke in the library. Without the feature `test-hooks` there are no such flags.
@@ -185,7 +227,7 @@ mod tests {
         let cli = Cli::try_parse_from(["shuffler", "replay"].iter().chain(args))?;
         match cli.command {
             Command::Replay(args) => Ok(args),
-            Command::ReplayOne => unreachable!("`replay` was asked for"),
+            _ => unreachable!("`replay` was asked for"),
         }
     }
 

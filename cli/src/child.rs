@@ -6,8 +6,11 @@ use std::panic;
 use std::process::{self, ExitCode};
 use std::time::Duration;
 
-use crate::args::{Allocator, Faults};
-use crate::backend::{Backend, Global, Handles, Named};
+use serde::Serialize;
+
+use crate::args::Faults;
+use crate::backend::{self, Backend, Visit};
+use crate::failure::Failure;
 use crate::job::{self, Job, Message};
 use crate::replay::{Load, replay};
 use crate::trace::Op;
@@ -23,20 +26,8 @@ pub fn run() -> ExitCode {
         }
     };
     provoke(job.faults);
-    let outcome = match job.allocator {
-        Allocator::Shuffler => run_over(Handles::new(job.source).expect("a default configuration"), &job, &ops),
-        Allocator::ShufflerDirectory => run_over(Named::new(job.source).expect("a default configuration"), &job, &ops),
-        Allocator::System => run_over(Global(std::alloc::System), &job, &ops),
-        #[cfg(feature = "mimalloc")]
-        Allocator::Mimalloc => run_over(Global(mimalloc::MiMalloc), &job, &ops),
-        #[cfg(feature = "jemalloc")]
-        Allocator::Jemalloc => run_over(Global(tikv_jemallocator::Jemalloc), &job, &ops),
-        #[cfg(not(all(feature = "mimalloc", feature = "jemalloc")))]
-        other => unreachable!("the parent refuses {other}, which is not in this build"),
-    };
-    let good = matches!(outcome, Message::Finished(_));
-    tell(&outcome);
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let outcome = backend::over(job.allocator, job.source, Replay { job: &job, ops: &ops });
+    finish(&outcome)
 }
 
 /// Turns the library's test hooks on.
@@ -53,18 +44,35 @@ fn provoke(faults: Faults) {
     let _ = faults;
 }
 
-fn run_over<B: Backend>(mut backend: B, job: &Job, ops: &[Op]) -> Message {
-    let load = Load {
-        ops,
-        slots: job.slots,
-        peak_at: job.peak_at,
-        threads: job.threads,
-        cross: job.cross,
-        settle: Duration::from_millis(job.settle_ms),
-    };
-    let outcome = replay(&mut backend, &load, &mut |message| tell(&message));
-    if outcome.is_err() || job.faults.park_mid_move {
-        // The end of a shuffler waits for its compactor, which may be parked for ever, or be what failed.
+/// The job, over whichever backend it names.
+struct Replay<'a> {
+    job: &'a Job,
+    ops: &'a [Op],
+}
+
+impl Visit for Replay<'_> {
+    type Output = Message;
+
+    fn visit<B: Backend>(self, mut backend: B) -> Message {
+        let Self { job, ops } = self;
+        let load = Load {
+            ops,
+            slots: job.slots,
+            peak_at: job.peak_at,
+            threads: job.threads,
+            cross: job.cross,
+            settle: Duration::from_millis(job.settle_ms),
+        };
+        let outcome = replay(&mut backend, &load, &mut |message| tell(&message));
+        // The end of a shuffler waits for its compactor, which may be parked for ever.
+        conclude(backend, outcome, job.faults.park_mid_move)
+    }
+}
+
+/// Ends the backend and says how the load went.
+pub fn conclude<B: Backend, F>(backend: B, outcome: Result<F, Failure>, keep: bool) -> Message<F> {
+    if keep || outcome.is_err() {
+        // What failed may be the compactor, which the end of a shuffler waits for.
         mem::forget(backend);
     } else {
         // Before the good news: what crashes or hangs at its end is no success.
@@ -76,7 +84,14 @@ fn run_over<B: Backend>(mut backend: B, job: &Job, ops: &[Op]) -> Message {
     }
 }
 
-fn tell(message: &Message) {
+/// Tells the last message; the exit status that goes with it.
+pub fn finish<F: Serialize>(outcome: &Message<F>) -> ExitCode {
+    tell(outcome);
+    if matches!(outcome, Message::Finished(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Tells the parent.
+pub fn tell<F: Serialize>(message: &Message<F>) {
     if message.send(io::stdout().lock()).is_err() {
         // The parent is gone, and with it whoever wanted to know.
         process::exit(1);
@@ -85,7 +100,7 @@ fn tell(message: &Message) {
 
 /// A panicking worker would leave the others waiting at the gate, so any panic ends the process. The parent sees that
 /// no figures came.
-fn end_with_the_first_panic() {
+pub fn end_with_the_first_panic() {
     let default = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         default(info);

@@ -12,6 +12,7 @@ pub struct Counters {
     done: AtomicU64,
     verified: AtomicU64,
     load_ns: AtomicU64,
+    floor: AtomicU64,
 }
 
 // Relaxed throughout: these are figures, and nothing is read through them. The barriers of the replay order the final
@@ -41,6 +42,11 @@ impl Counters {
         add(&self.verified, 1);
     }
 
+    /// The least bytes that this worker's live blocks can take up, bookkeeping included.
+    pub fn set_floor(&self, bytes: u64) {
+        self.floor.store(bytes, Ordering::Relaxed);
+    }
+
     /// How long this worker's load took.
     pub fn set_load_ns(&self, ns: u64) {
         self.load_ns.store(ns, Ordering::Relaxed);
@@ -51,7 +57,17 @@ impl Counters {
 pub fn live_bytes(all: &[Counters]) -> u64 {
     // Frees first: what is allocated in between can only make the sum too high by a moment, never negative.
     let freed = sum(all, |counters| &counters.freed);
-    sum(all, |counters| &counters.allocated).saturating_sub(freed)
+    allocated_bytes(all).saturating_sub(freed)
+}
+
+/// The least bytes that the live blocks of all workers can take up, where workers say so.
+pub fn floor_bytes(all: &[Counters]) -> u64 {
+    sum(all, |counters| &counters.floor)
+}
+
+/// The bytes asked for so far, over all workers.
+pub fn allocated_bytes(all: &[Counters]) -> u64 {
+    sum(all, |counters| &counters.allocated)
 }
 
 /// Operations done over all workers.
@@ -86,9 +102,13 @@ mod tests {
         all[0].done(3);
         all[1].done(4);
         all[1].verified();
+        all[0].set_floor(90);
+        all[1].set_floor(60);
+        all[0].set_floor(80);
         all[0].set_load_ns(9);
         all[1].set_load_ns(7);
         assert_eq!(live_bytes(&all), 70);
+        assert_eq!(floor_bytes(&all), 140);
         assert_eq!(operations_done(&all), 7);
         assert_eq!(blocks_verified(&all), 1);
         assert_eq!(longest_load_ns(&all), 9);

@@ -62,7 +62,16 @@ impl Failure {
                 let life = if earlier > 0 { format!(" (life {})", earlier + 1) } else { String::new() };
                 format!("thread {thread}, id {id}{life}: {trouble}")
             }
-            Self::LeftAlive { blocks } => format!("{blocks} live blocks after the last free"),
+            Self::LeftAlive { .. } => self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Block { thread, birth, trouble } => write!(f, "thread {thread}, allocation {birth}: {trouble}"),
+            Self::LeftAlive { blocks } => write!(f, "{blocks} live blocks after the last free"),
         }
     }
 }

@@ -38,18 +38,18 @@ pub struct Job {
 
 /// What a child reports.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Message {
+pub enum Message<F = Figures> {
     /// Operations done so far, over all threads.
     Progress(u64),
     /// The load is over; what follows is the wait.
     Settling,
     /// The end, and all is well.
-    Finished(Box<Figures>),
+    Finished(Box<F>),
     /// The end, and it is not.
     Failed(Failure),
 }
 
-impl Message {
+impl<F: Serialize> Message<F> {
     /// Writes the message as a line.
     pub fn send(&self, mut to: impl Write) -> io::Result<()> {
         let mut line = serde_json::to_vec(self)?;

@@ -5,6 +5,8 @@
 //! them ([`replay`], [`worker`]) over one [`backend`], and sends back progress and figures. The parent prints the
 //! table and writes the JSON ([`report`]).
 //!
+//! `measure` does the same with loads of its own instead of traces ([`measure`]).
+//!
 //! Exit status: 0 when every block was verified, 1 when a check or an allocator failed, 2 for bad input or usage.
 
 #![allow(clippy::disallowed_types, reason = "plain counters and flags of a harness; the protocols are the library's")]
@@ -12,18 +14,24 @@
 mod args;
 mod backend;
 mod child;
+mod children;
 mod counters;
 mod failure;
 mod figures;
 mod job;
+mod living;
 mod mailbox;
+mod measure;
 mod parent;
 mod pattern;
 mod progress;
+mod random;
+mod refusal;
 mod replay;
 mod report;
 mod resident;
 mod sampler;
+mod stage;
 mod synthetic;
 mod trace;
 mod worker;
@@ -38,5 +46,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Replay(args) => parent::run(&args),
         Command::ReplayOne => child::run(),
+        Command::Measure(args) => measure::run(&args),
+        Command::MeasureOne => measure::child::run(),
     }
 }

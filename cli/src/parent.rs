@@ -1,42 +1,21 @@
 //! The parent: parses the traces, starts a child for each trace and allocator, and reports.
 
-use std::env;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::io::Write;
+use std::process::ExitCode;
 
 use crate::args::{Allocator, ReplayArgs};
+use crate::children;
 use crate::figures::{Figures, Run};
-use crate::job::{self, Job, Message};
+use crate::job::{self, Job};
 use crate::progress::Progress;
+use crate::refusal::{self, Refusal, bad_input, failed};
 use crate::report::{JsonFile, table};
 use crate::synthetic;
 use crate::trace::{self, Trace};
 
-/// Why there is no result, in one line, and the exit status that says so.
-struct Refusal {
-    status: u8,
-    reason: String,
-}
-
-/// The status of a check or an allocator that failed.
-fn failed(reason: String) -> Refusal {
-    Refusal { status: 1, reason }
-}
-
-/// The status of input or usage that cannot be served.
-fn bad_input(reason: impl ToString) -> Refusal {
-    Refusal { status: 2, reason: reason.to_string() }
-}
-
 /// `shuffler replay`.
 pub fn run(args: &ReplayArgs) -> ExitCode {
-    match try_run(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Refusal { status, reason }) => {
-            eprintln!("shuffler: {reason}");
-            ExitCode::from(status)
-        }
-    }
+    refusal::exit(try_run(args))
 }
 
 fn try_run(args: &ReplayArgs) -> Result<(), Refusal> {
@@ -48,7 +27,7 @@ fn try_run(args: &ReplayArgs) -> Result<(), Refusal> {
         for &allocator in &args.allocators {
             runs.push(run_one(args, trace, allocator)?);
         }
-        print(&table(&runs[first..]))?;
+        refusal::print(&table(&runs[first..]))?;
     }
     json.map_or(Ok(()), |json| json.write(&runs)).map_err(bad_input)
 }
@@ -59,14 +38,6 @@ fn load(args: &ReplayArgs) -> Result<Vec<Trace>, Refusal> {
         return Ok(vec![synthetic::trace()]);
     }
     args.traces.iter().map(|path| trace::load(path).map_err(bad_input)).collect()
-}
-
-fn print(text: &str) -> Result<(), Refusal> {
-    match writeln!(io::stdout(), "{text}") {
-        // Whoever reads has seen enough, as `head` does.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(format!("standard output: {error}"))),
-        _ => Ok(()),
-    }
 }
 
 fn run_one(args: &ReplayArgs, trace: &Trace, allocator: Allocator) -> Result<Run, Refusal> {
@@ -95,43 +66,8 @@ fn run_one(args: &ReplayArgs, trace: &Trace, allocator: Allocator) -> Result<Run
 
 /// What the child's run measured, or why there is nothing.
 fn figures_of(job: &Job, trace: &Trace) -> Result<Figures, String> {
-    let mut child = start().map_err(|error| format!("cannot start: {error}"))?;
-    let stdin = child.0.stdin.take().expect("piped");
-    let stdout = child.0.stdout.take().expect("piped");
-    // A child that has died already takes no job; how it died is told below.
-    let _ = job::send(job, trace, BufWriter::new(stdin));
-
-    let progress = Progress::new(&trace.name, job.allocator, u64::from(job.threads) * trace.ops.len() as u64);
-    let mut last = None;
-    for line in BufReader::new(stdout).lines() {
-        let line = line.map_err(|error| format!("cannot read from its process: {error}"))?;
-        match serde_json::from_str(&line).map_err(|error| format!("its process said `{line}`: {error}"))? {
-            Message::Progress(done) => progress.update(done),
-            Message::Settling => progress.settling(),
-            end => last = Some(end),
-        }
-    }
-    drop(progress);
-    let status = child.0.wait().map_err(|error| format!("cannot wait for its process: {error}"))?;
-    match last {
-        Some(Message::Finished(figures)) if status.success() => Ok(*figures),
-        Some(Message::Failed(failure)) => Err(failure.describe(trace)),
-        _ => Err(format!("its process ended by itself ({status})")),
-    }
-}
-
-/// A child that does not outlive the interest in it.
-struct Owned(Child);
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        // Both fail when it has ended already, which is as well.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start() -> io::Result<Owned> {
-    let mut command = Command::new(env::current_exe()?);
-    command.arg("replay-one").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map(Owned)
+    let operations = u64::from(job.threads) * trace.ops.len() as u64;
+    let progress = Progress::new(&trace.name, job.allocator, operations);
+    let send = |stdin: &mut dyn Write| job::send(job, trace, stdin);
+    children::run("replay-one", send, &progress)?.map_err(|failure| failure.describe(trace))
 }

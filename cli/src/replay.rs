@@ -3,9 +3,8 @@
 //! The order matters, since only the allocator under test may grow after the baseline: the workers allocate and touch
 //! their bookkeeping, then the baseline is taken, then the trace runs. What they allocated is kept until the last look.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Barrier, OnceLock};
-use std::thread::{self, Thread};
+use std::sync::OnceLock;
+use std::thread;
 use std::time::Duration;
 
 use crate::backend::Backend;
@@ -15,10 +14,10 @@ use crate::figures::{Figures, ratio};
 use crate::job::Message;
 use crate::mailbox::Mailbox;
 use crate::sampler::{Sample, Sampler};
+use crate::stage::Stage;
 use crate::trace::Op;
 use crate::worker::{BATCH, Shared, Slots, Worker};
 
-const SAMPLE_EVERY: Duration = Duration::from_millis(10);
 const SAMPLES_PER_REPORT: u32 = 10;
 
 /// What is replayed, and how.
@@ -42,41 +41,6 @@ impl Load<'_> {
     /// A copy each, and with `cross` somebody else to free.
     fn workers(&self) -> u32 {
         if self.cross { self.threads.max(2) } else { self.threads }
-    }
-}
-
-/// Where workers and the thread that watches them meet.
-#[derive(Debug)]
-pub struct Stage {
-    gate: Barrier,
-    still_loading: AtomicU32,
-    watcher: Thread,
-}
-
-impl Stage {
-    fn new(workers: u32) -> Self {
-        let gate = Barrier::new(workers as usize + 1);
-        Self { gate, still_loading: AtomicU32::new(workers), watcher: thread::current() }
-    }
-
-    /// For workers: says that the bookkeeping is in place and waits for the start.
-    pub fn ready(&self) {
-        self.gate.wait();
-        self.gate.wait();
-    }
-
-    /// For workers: says that the trace is over and waits for the word to verify and free what is left.
-    pub fn loaded(&self) {
-        // Release: pairs with the acquire in `is_loading`, so the final counts are there to be read.
-        if self.still_loading.fetch_sub(1, Ordering::Release) == 1 {
-            self.watcher.unpark();
-        }
-        self.gate.wait();
-    }
-
-    fn is_loading(&self) -> bool {
-        // Acquire: pairs with the release in `loaded`.
-        self.still_loading.load(Ordering::Acquire) > 0
     }
 }
 
@@ -125,13 +89,13 @@ fn run_workers<B: Backend>(shared: &Shared<'_, B>, report: &mut dyn FnMut(Messag
             })
             .collect();
 
-        stage.gate.wait();
+        stage.meet();
         let start_resident = shared.sampler.set_baseline();
         let start_source_bytes = shared.backend.source_bytes();
-        stage.gate.wait();
+        stage.meet();
         let end = watch(shared, &stage, report);
         let settled = settle(shared, end, report);
-        stage.gate.wait();
+        stage.meet();
         let bookkeeping =
             threads.into_iter().map(|thread| thread.join().expect("a worker's panic ends the process")).collect();
 
@@ -145,14 +109,13 @@ fn run_workers<B: Backend>(shared: &Shared<'_, B>, report: &mut dyn FnMut(Messag
 /// Samples until the last worker is through, and then once more.
 fn watch<B: Backend>(shared: &Shared<'_, B>, stage: &Stage, report: &mut dyn FnMut(Message)) -> Sample {
     let mut samples = 0;
-    while stage.is_loading() {
+    stage.watch(|| {
         shared.sampler.sample();
         samples += 1;
         if samples % SAMPLES_PER_REPORT == 0 {
             report(Message::Progress(counters::operations_done(shared.counters)));
         }
-        thread::park_timeout(SAMPLE_EVERY);
-    }
+    });
     shared.sampler.sample()
 }
 
@@ -163,16 +126,16 @@ fn settle<B: Backend>(shared: &Shared<'_, B>, end: Sample, report: &mut dyn FnMu
     }
     report(Message::Settling);
     thread::sleep(shared.load.settle);
-    Sample { live: end.live, resident: shared.sampler.resident() }
+    Sample { resident: shared.sampler.resident(), ..end }
 }
 
 fn figures<B: Backend>(shared: &Shared<'_, B>, end: Sample, settled: Sample) -> Figures {
-    let peak = shared.sampler.peak();
+    let (peak_live, peak_resident) = (shared.sampler.peak_live(), shared.sampler.peak_resident());
     Figures {
         time_ns: counters::longest_load_ns(shared.counters),
-        peak_live: peak.live,
-        peak_resident: peak.resident,
-        peak_ratio: ratio(peak.live, peak.resident),
+        peak_live,
+        peak_resident,
+        peak_ratio: ratio(peak_live, peak_resident),
         end_live: end.live,
         end_resident: end.resident,
         end_ratio: ratio(end.live, end.resident),

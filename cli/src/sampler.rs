@@ -1,8 +1,8 @@
-//! Watches live and resident memory while a replay runs.
+//! Watches live and resident memory while a load runs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::counters::{Counters, live_bytes};
+use crate::counters::{Counters, floor_bytes, live_bytes};
 use crate::resident::Meter;
 
 /// Live and resident bytes at one moment.
@@ -10,6 +10,8 @@ use crate::resident::Meter;
 pub struct Sample {
     /// Bytes asked for and not given back.
     pub live: u64,
+    /// The least bytes that they can take up, where workers say so.
+    pub floor: u64,
     /// Resident bytes above the baseline.
     pub resident: Option<u64>,
 }
@@ -41,7 +43,8 @@ impl<'a> Sampler<'a> {
 
     /// Looks, and remembers if it is a peak.
     pub fn sample(&self) -> Sample {
-        let sample = Sample { live: live_bytes(self.counters), resident: self.resident() };
+        let (live, floor) = (live_bytes(self.counters), floor_bytes(self.counters));
+        let sample = Sample { live, floor, resident: self.resident() };
         self.peak_live.fetch_max(sample.live, Ordering::Relaxed);
         self.peak_resident.fetch_max(sample.resident.unwrap_or(0), Ordering::Relaxed);
         sample
@@ -52,13 +55,14 @@ impl<'a> Sampler<'a> {
         self.meter.read().map(|resident| resident.saturating_sub(self.baseline.load(Ordering::Relaxed)))
     }
 
-    /// The most live bytes of any sample and the most resident bytes of any sample.
-    pub fn peak(&self) -> Sample {
-        let resident = self.peak_resident.load(Ordering::Relaxed);
-        Sample {
-            live: self.peak_live.load(Ordering::Relaxed),
-            resident: self.meter.read().is_some().then_some(resident),
-        }
+    /// The most live bytes of any sample.
+    pub fn peak_live(&self) -> u64 {
+        self.peak_live.load(Ordering::Relaxed)
+    }
+
+    /// The most resident bytes of any sample.
+    pub fn peak_resident(&self) -> Option<u64> {
+        self.meter.read().map(|_| self.peak_resident.load(Ordering::Relaxed))
     }
 }
 
@@ -75,6 +79,6 @@ mod tests {
         assert_eq!(sampler.sample().live, 500);
         counters[0].freed(400);
         assert_eq!(sampler.sample().live, 100);
-        assert_eq!(sampler.peak().live, 500);
+        assert_eq!(sampler.peak_live(), 500);
     }
 }

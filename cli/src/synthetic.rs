@@ -3,7 +3,7 @@
 //! Such survivors are what non-moving allocators suffer from: each phase asks for larger blocks than the one before,
 //! so what it left free between its survivors hardly serves the next.
 
-use crate::pattern::mix;
+use crate::random::Random;
 use crate::trace::{Builder, Trace};
 
 /// What the trace is called in the table.
@@ -20,7 +20,7 @@ const PHASES: [(u64, u64); 4] = [(16, 256), (64, 1024), (256, 2048), (512, 4096)
 
 /// The trace: the same at every call.
 pub fn trace() -> Trace {
-    let mut random = Random(SEED);
+    let mut random = Random::new(SEED);
     let mut builder = Builder::default();
     for (phase, sizes) in (0..).zip(PHASES) {
         let ids = phase * BLOCKS_PER_PHASE..(phase + 1) * BLOCKS_PER_PHASE;
@@ -42,28 +42,6 @@ fn grow(builder: &mut Builder, random: &mut Random, ids: std::ops::Range<u64>, s
             let earlier = ids.start + random.below(id - ids.start + 1);
             builder.resize(earlier, random.size(sizes)).expect("allocated in this phase");
         }
-    }
-}
-
-/// A counter through splitmix64's finaliser: seeded, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(1);
-        mix(self.0)
-    }
-
-    /// The bias of the remainder is far below anything this trace shows.
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// Between the two; each octave as likely as any other, as in real programs.
-    fn size(&mut self, (least, most): (u64, u64)) -> u64 {
-        let octave = self.below(u64::from((most / least).ilog2()));
-        let floor = least << octave;
-        floor + self.below(floor + 1)
     }
 }
 

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
 use crate::counters::Counters;
-use crate::failure::{Failure, Trouble};
+use crate::failure::Failure;
+use crate::living::{Living, Made};
 use crate::mailbox::Mailbox;
-use crate::pattern::{Mismatch, Pattern};
-use crate::replay::{Load, Stage};
+use crate::replay::Load;
 use crate::sampler::Sampler;
+use crate::stage::Stage;
 use crate::trace::Op;
 
 /// Blocks handed over at once.
@@ -33,14 +34,6 @@ pub struct Shared<'a, B: Backend> {
     pub mailboxes: &'a [Mailbox<Living<B::Block>>],
     /// The first failure; once it is there, everybody stops.
     pub failure: &'a OnceLock<Failure>,
-}
-
-/// A block that was filled with its pattern.
-#[derive(Debug)]
-pub struct Living<K> {
-    block: K,
-    thread: u32,
-    birth: u32,
 }
 
 /// The reason is in [`Shared::failure`].
@@ -113,7 +106,7 @@ impl<'a, B: Backend> Worker<'a, B> {
             }
             Op::Resize { slot, size } => {
                 let old = self.take(slot);
-                let made = self.make(layout(size, B::layout(&old.block).align()), self.thread, old.birth)?;
+                let made = self.make(layout(size, old.layout::<B>().align()), self.thread, old.birth())?;
                 self.slots[slot as usize] = Some(self.copy(&old, made)?);
                 if self.is_crossing() { self.hand_over(old)? } else { self.free(old)? }
             }
@@ -154,70 +147,39 @@ impl<'a, B: Backend> Worker<'a, B> {
 
 /// What is done to one block.
 impl<B: Backend> Worker<'_, B> {
-    fn make(&self, layout: Layout, thread: u32, birth: u32) -> Result<Living<B::Block>, Stopped> {
-        let refused = |reason| self.stop(thread, birth, Trouble::Refused { reason });
-        let block = self.shared.backend.allocate(layout).map_err(refused)?;
+    fn make(&self, layout: Layout, thread: u32, birth: u32) -> Result<Made<B::Block>, Stopped> {
+        let made = Made::new(self.shared.backend, layout, thread, birth).map_err(|failure| self.stop(failure))?;
         self.counters().allocated(layout.size() as u64);
-        Ok(Living { block, thread, birth })
-    }
-
-    fn fill(&self, mut made: Living<B::Block>) -> Result<Living<B::Block>, Stopped> {
-        let (pattern, align) = (made.pattern(), B::layout(&made.block).align());
-        let filled = self.shared.backend.write(&mut made.block, |bytes| {
-            pattern.fill(bytes, 0);
-            check_alignment(bytes, align)
-        });
-        self.passed(filled, made.thread, made.birth)?;
         Ok(made)
     }
 
-    /// Checks `old` and writes what fits of it into `made`, which continues the pattern.
-    fn copy(&self, old: &Living<B::Block>, mut made: Living<B::Block>) -> Result<Living<B::Block>, Stopped> {
-        let (pattern, align) = (old.pattern(), B::layout(&old.block).align());
-        let backend = self.shared.backend;
-        let move_over = |from: &[u8]| {
-            check_bytes(from, align, pattern)?;
-            backend.write(&mut made.block, |to| {
-                let kept = from.len().min(to.len());
-                to[..kept].write_copy_of_slice(&from[..kept]);
-                pattern.fill(to, kept);
-                check_alignment(to, align)
-            })?
-        };
-        // SAFETY: a `Living` comes from `fill` or from here, and both write the whole block.
-        let copied = unsafe { backend.read(&old.block, move_over) };
-        self.passed(copied, old.thread, old.birth)?;
+    fn fill(&self, made: Made<B::Block>) -> Result<Living<B::Block>, Stopped> {
+        made.fill(self.shared.backend).map_err(|failure| self.stop(failure))
+    }
+
+    fn copy(&self, old: &Living<B::Block>, made: Made<B::Block>) -> Result<Living<B::Block>, Stopped> {
+        let copied = old.copy_into(self.shared.backend, made).map_err(|failure| self.stop(failure))?;
         self.counters().verified();
-        Ok(made)
+        Ok(copied)
     }
 
     fn verify(&self, living: &Living<B::Block>) -> Result<(), Stopped> {
-        let (pattern, align) = (living.pattern(), B::layout(&living.block).align());
-        // SAFETY: a `Living` comes from `fill` or from `copy`, and both write the whole block.
-        let checked = unsafe { self.shared.backend.read(&living.block, |bytes| check_bytes(bytes, align, pattern)) };
-        self.passed(checked, living.thread, living.birth)?;
+        living.verify(self.shared.backend).map_err(|failure| self.stop(failure))?;
         self.counters().verified();
         Ok(())
     }
 
     fn free(&self, living: Living<B::Block>) -> Result<(), Stopped> {
-        let Living { block, thread, birth } = living;
-        let size = B::layout(&block).size() as u64;
-        let freed = self.shared.backend.free(block);
-        self.passed(freed.map(Ok), thread, birth)?;
+        let size = living.layout::<B>().size() as u64;
+        living.free(self.shared.backend).map_err(|failure| self.stop(failure))?;
         self.counters().freed(size);
         Ok(())
     }
 
-    /// Unwraps what the backend and the check inside it say.
-    fn passed(&self, outcome: Result<Result<(), Trouble>, String>, thread: u32, birth: u32) -> Result<(), Stopped> {
-        outcome.map_err(Trouble::from).flatten().map_err(|trouble| self.stop(thread, birth, trouble))
-    }
-
     #[cold]
-    fn stop(&self, thread: u32, birth: u32, trouble: Trouble) -> Stopped {
+    fn stop(&self, failure: Failure) -> Stopped {
         // Only the first failure is told.
-        let _ = self.shared.failure.set(Failure::Block { thread, birth, trouble });
+        let _ = self.shared.failure.set(failure);
         Stopped
     }
 }
@@ -287,12 +249,6 @@ impl<B: Backend> Worker<'_, B> {
     }
 }
 
-impl<K> Living<K> {
-    fn pattern(&self) -> Pattern {
-        Pattern::new(self.thread, self.birth)
-    }
-}
-
 /// Waits for another thread: yields at first, then sleeps, since there may be more threads than cores.
 #[derive(Default)]
 struct Patience(u32);
@@ -311,23 +267,4 @@ impl Patience {
 fn layout(size: u64, align: usize) -> Layout {
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     Layout::from_size_align(size, align).expect("the trace was checked: size and alignment are in bounds")
-}
-
-fn check_bytes(bytes: &[u8], align: usize, pattern: Pattern) -> Result<(), Trouble> {
-    check_alignment(bytes, align)?;
-    pattern.check(bytes).map_err(|Mismatch { offset, expected, found }| Trouble::Content {
-        offset: offset as u64,
-        size: bytes.len() as u64,
-        expected,
-        found,
-    })
-}
-
-fn check_alignment<T>(bytes: &[T], align: usize) -> Result<(), Trouble> {
-    let address = bytes.as_ptr().addr();
-    if address.is_multiple_of(align) {
-        Ok(())
-    } else {
-        Err(Trouble::Misaligned { address: address as u64, alignment: align as u64 })
-    }
 }

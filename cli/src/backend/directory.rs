@@ -3,7 +3,7 @@
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
 
-use memory_shuffler::{ConfigError, Directory, OpaqueHandle, RawHandle, Rights};
+use memory_shuffler::{ConfigError, Directory, OpaqueHandle, RawHandle, Rights, Shuffler};
 
 use super::Backend;
 use super::shuffler::{Handles, told};
@@ -74,6 +74,14 @@ impl Backend for Named {
 
     fn source_bytes(&self) -> Option<u64> {
         self.handles.source_bytes()
+    }
+
+    fn shuffler(&self) -> Option<&Shuffler> {
+        Some(self.handles.shuffler())
+    }
+
+    fn handle(&self, block: &NamedBlock) -> Option<RawHandle> {
+        self.resolve(block, Rights::READ).ok()
     }
 
     fn finish(&mut self) -> ShufflerFigures {

@@ -1,16 +1,21 @@
-//! The allocators that a replay can run over, behind one trait.
+//! The allocators that a load can run over, behind one trait.
 
 mod directory;
-mod global;
+pub mod global;
 mod shuffler;
 
-pub use directory::Named;
-pub use global::Global;
-pub use shuffler::Handles;
+pub use shuffler::told;
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
 
+use memory_shuffler::{RawHandle, Shuffler};
+
+use directory::Named;
+use global::Global;
+use shuffler::Handles;
+
+use crate::args::{Allocator, Source};
 use crate::figures::ShufflerFigures;
 
 /// An allocator under test. Threads share it.
@@ -44,8 +49,42 @@ pub trait Backend: Sync {
         None
     }
 
+    /// The shuffler that it runs over, to ask and to steer, for those that do.
+    fn shuffler(&self) -> Option<&Shuffler> {
+        None
+    }
+
+    /// The block's handle in that shuffler.
+    fn handle(&self, _block: &Self::Block) -> Option<RawHandle> {
+        None
+    }
+
     /// Gives back what can be given back after every block was freed, and says what the allocator counted.
     fn finish(&mut self) -> ShufflerFigures {
         ShufflerFigures::default()
+    }
+}
+
+/// What is done over a backend, whichever it is.
+pub trait Visit {
+    /// What comes out.
+    type Output;
+
+    /// Does it.
+    fn visit<B: Backend>(self, backend: B) -> Self::Output;
+}
+
+/// Makes an allocator's backend and does `visit` over it.
+pub fn over<V: Visit>(allocator: Allocator, source: Source, visit: V) -> V::Output {
+    match allocator {
+        Allocator::Shuffler => visit.visit(Handles::new(source).expect("a default configuration")),
+        Allocator::ShufflerDirectory => visit.visit(Named::new(source).expect("a default configuration")),
+        Allocator::System => visit.visit(Global(std::alloc::System)),
+        #[cfg(feature = "mimalloc")]
+        Allocator::Mimalloc => visit.visit(Global(mimalloc::MiMalloc)),
+        #[cfg(feature = "jemalloc")]
+        Allocator::Jemalloc => visit.visit(Global(tikv_jemallocator::Jemalloc)),
+        #[cfg(not(all(feature = "mimalloc", feature = "jemalloc")))]
+        other => unreachable!("the parent refuses {other}, which is not in this build"),
     }
 }

@@ -117,6 +117,14 @@ impl Backend for Handles {
         Some(self.shuffler.stats().resident_bytes)
     }
 
+    fn shuffler(&self) -> Option<&Shuffler> {
+        Some(&self.shuffler)
+    }
+
+    fn handle(&self, block: &HandleBlock) -> Option<RawHandle> {
+        Some(block.handle)
+    }
+
     fn finish(&mut self) -> ShufflerFigures {
         self.shuffler.shuffle();
         self.shuffler.trim();

@@ -1,9 +1,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::mem::MaybeUninit;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::backend::Global;
+use crate::backend::global::Global;
 use crate::failure::Trouble;
 use crate::figures::ShufflerFigures;
 use crate::trace::{Builder, Trace};

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 
-use crate::figures::Run;
+use serde::Serialize;
 
 /// A place to write to that was found writable.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl JsonFile {
     }
 
     /// Writes the array of runs.
-    pub fn write(self, runs: &[Run]) -> Result<(), String> {
+    pub fn write<R: Serialize>(self, runs: &[R]) -> Result<(), String> {
         let Some(temporary) = &self.temporary else {
             return write_to(&self.target, runs).map_err(|e| self.explain(&e));
         };
@@ -49,7 +49,7 @@ impl JsonFile {
     }
 }
 
-fn write_to(path: &Path, runs: &[Run]) -> io::Result<()> {
+fn write_to<R: Serialize>(path: &Path, runs: &[R]) -> io::Result<()> {
     let mut file = BufWriter::new(File::options().write(true).create(true).truncate(true).open(path)?);
     serde_json::to_writer_pretty(&mut file, runs)?;
     file.write_all(b"\n")?;
@@ -70,10 +70,10 @@ mod tests {
         let path = folder.path().join("out.json");
         let file = JsonFile::prepare(&path).unwrap();
         assert_eq!(entries(folder.path()), 0);
-        file.write(&[]).unwrap();
+        file.write::<u32>(&[]).unwrap();
         assert_eq!(entries(folder.path()), 1);
         assert_eq!(fs::read_to_string(&path).unwrap(), "[]\n");
-        JsonFile::prepare(&path).unwrap().write(&[]).unwrap();
+        JsonFile::prepare(&path).unwrap().write::<u32>(&[]).unwrap();
         assert_eq!(entries(folder.path()), 1);
     }
 

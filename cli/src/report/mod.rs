@@ -2,7 +2,7 @@
 
 mod json;
 mod table;
-mod units;
+pub mod units;
 
 pub use json::JsonFile;
 pub use table::table;
