@@ -5,6 +5,8 @@
 //! them ([`replay`], [`worker`]) over one [`backend`], and sends back progress and figures. The parent prints the
 //! table and writes the JSON ([`report`]).
 //!
+//! [`simulate`] runs no allocator: it drives the compactor's policy alone, and prints what that costs.
+//!
 //! Exit status: 0 when every block was verified, 1 when a check or an allocator failed, 2 for bad input or usage.
 
 #![allow(clippy::disallowed_types, reason = "plain counters and flags of a harness; the protocols are the library's")]
@@ -24,6 +26,7 @@ mod replay;
 mod report;
 mod resident;
 mod sampler;
+mod simulate;
 mod synthetic;
 mod trace;
 mod worker;
@@ -37,6 +40,7 @@ use crate::args::{Cli, Command};
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Replay(args) => parent::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::ReplayOne => child::run(),
     }
 }
