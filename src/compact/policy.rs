@@ -264,7 +264,7 @@ mod tests {
         for target in [0.5, 0.9, 0.94, 1.0] {
             let all: Vec<_> = (0..=1000).map(|live| assistance(live, 1000, target)).collect();
             assert!(all.iter().all(|&bytes| (0.0..=MOST).contains(&bytes)), "target {target}");
-            assert!(all.windows(2).all(|pair| (pair[1] - pair[0]).abs() < 0.1), "no jump, target {target}");
+            assert!(all.windows(2).all(|pair| (pair[1] - pair[0]).abs() < 0.15), "no jump, target {target}");
         }
     }
 }
