@@ -34,6 +34,14 @@ pub enum Command {
     /// less what the process had before the first operation.
     Replay(ReplayArgs),
 
+    /// Simulate the compactor's policy and print what it costs: bytes copied for each byte allocated
+    ///
+    /// Memory is a cap and blocks are numbers, but what to move is decided by the library's own functions. Theory is
+    /// u_v / (1 − u_v), where u = (u_v − 1) / ln u_v is the utilisation. Hot/cold: nine in ten writes go to a tenth of the
+    /// blocks; Zipf: the exponent is 0.99. Greedy empties the sparsest arenas first. A second table shows where memory
+    /// settles when nothing caps it.
+    Simulate(SimulateArgs),
+
     /// Run the job given on standard input (what `replay` starts once for each trace and allocator)
     #[command(hide = true)]
     ReplayOne,
@@ -113,6 +121,18 @@ pub struct MeasureArgs {
     /// Milliseconds between the end of the load and the look at what has settled; other looks are early or late in proportion
     #[arg(long, value_name = "MS", default_value_t = 2000, hide = true)]
     pub settle_ms: u64,
+}
+
+/// The arguments of `simulate`.
+#[derive(Debug, Args)]
+pub struct SimulateArgs {
+    /// Fewer and smaller runs
+    #[arg(long)]
+    pub quick: bool,
+
+    /// Write the figures to FILE too
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 /// Faults that tests provoke in the library. Without the feature `test-hooks` there are no such flags.

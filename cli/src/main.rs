@@ -6,6 +6,7 @@
 //! table and writes the JSON ([`report`]).
 //!
 //! `measure` does the same with loads of its own instead of traces ([`measure`]).
+//! [`simulate`] runs no allocator: it drives the compactor's policy alone, and prints what that costs.
 //!
 //! Exit status: 0 when every block was verified, 1 when a check or an allocator failed, 2 for bad input or usage.
 
@@ -31,6 +32,7 @@ mod replay;
 mod report;
 mod resident;
 mod sampler;
+mod simulate;
 mod stage;
 mod synthetic;
 mod trace;
@@ -45,6 +47,7 @@ use crate::args::{Cli, Command};
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Replay(args) => parent::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::ReplayOne => child::run(),
         Command::Measure(args) => measure::run(&args),
         Command::MeasureOne => measure::child::run(),

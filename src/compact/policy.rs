@@ -5,19 +5,20 @@
 //! left in it will; what it costs is to read the arena and to write the live part. The formula is that of the log-structured
 //! file system (Rosenblum and Ousterhout, *The Design and Implementation of a Log-Structured File System*, 1992).
 //!
-//! **Age** is that of the arena, from its sealing, and so begins anew for survivors. The file system took the age of the
-//! youngest data; then one survivor of a survivor makes an arena look settled, or one fresh block makes it look fresh, and
-//! either way arenas are emptied at the wrong time. In the simulation below (utilisation 0.8, nine in ten writes to a tenth
-//! of the blocks) the cost is 0.8 with the arena's age, 1.1 with the youngest's, 2.1 with the mean of the blocks'; greedy
-//! choice costs 2.0.
+//! **Age** is that of the arena, from its sealing, and so begins anew for survivors. The file system took that of the
+//! youngest data; but an arena filled with old survivors would look old at once, and be emptied while it is still full. With
+//! a utilisation of 0.8, and nine in ten writes to a tenth of the blocks, 0.8 bytes are copied for each byte allocated with
+//! the arena's age, 1.1 with that of the youngest data, 2.1 with the mean of all; and 2.1 with no age at all, the sparsest
+//! first.
 //!
 //! **Where to.** Survivors go to arenas of their own, and those that survive again to others ([`class_of_survivors`]). So
 //! blocks that die soon, later and hardly ever end up apart, and each arena in its time is either nearly empty or not worth
-//! a look. A fourth class gains nothing more, and each costs a partly filled arena.
+//! a look. Each class costs a partly filled arena: a fourth would save another 7 % of hot and cold blocks at a utilisation of
+//! 0.9 and nothing at 0.8, and cost where all blocks die alike.
 //!
 //! **How fast.** The background thread ([`share_of_core`]) and the threads that allocate ([`assistance`]) share the work.
 //!
-//! The simulation is `shuffler simulate`, which calls these functions.
+//! The figures are those of `shuffler simulate`, which calls these functions, and of variants tried in it.
 
 /// One arena that could be emptied.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -108,17 +109,18 @@ pub fn share_of_core(gain: usize, used: usize) -> f64 {
 /// Below the target by so much, utilisation is left to the background thread.
 const UNASSISTED: f64 = 0.12;
 /// From there to full assistance.
-const RISE: f64 = 0.08;
+const RISE: f64 = 0.06;
 /// The most that an allocation is ever asked for.
 const MOST: f64 = 4.0;
 
 /// How many bytes a thread has to move for each byte of a new arena that it takes, when `live` of `used` bytes are live and
-/// `target` of them should be.
+/// `target` of them should be. Where nothing can be gained, nothing is owed.
 ///
-/// It is 0 while utilisation u = live / used is above `target` − 0.12. Below, it rises in proportion to how far, and at
-/// `target` − 0.20 is u / (1 − u): what a byte costs to gain if all arenas are as full as the mean. That is the worst case:
-/// victims are the sparser ones. So it always suffices to keep u from falling further, and mostly a part of it does: flat
-/// out, with uniform death and the default target of 0.95, u settles near 0.8, and used / live at 1.26. It is 4 at most.
+/// It is 0 while utilisation u = live / used is above `target` − 0.12. Below, it rises with the lack, and from
+/// `target` − 0.18 on is u / (1 − u): what a byte costs to gain if all arenas are as full as the mean. That is the worst
+/// case, since victims are the sparser ones; so there u cannot fall much further, and mostly a part of it is enough: flat
+/// out, with uniform death and the default target of 0.95, used / live peaks at 1.27 in the simulation and settles at 1.24.
+/// It is 4 at most.
 pub fn assistance(live: usize, used: usize, target: f64) -> f64 {
     let utilization = live as f64 / used.max(1) as f64;
     let lack = (target - UNASSISTED - utilization) / RISE;
@@ -262,7 +264,7 @@ mod tests {
         for target in [0.5, 0.9, 0.94, 1.0] {
             let all: Vec<_> = (0..=1000).map(|live| assistance(live, 1000, target)).collect();
             assert!(all.iter().all(|&bytes| (0.0..=MOST).contains(&bytes)), "target {target}");
-            assert!(all.windows(2).all(|pair| (pair[1] - pair[0]).abs() < 0.1), "no jump, target {target}");
+            assert!(all.windows(2).all(|pair| (pair[1] - pair[0]).abs() < 0.15), "no jump, target {target}");
         }
     }
 }

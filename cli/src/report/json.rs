@@ -32,12 +32,12 @@ impl JsonFile {
         Ok(Self { target, temporary: Some(temporary) })
     }
 
-    /// Writes the array of runs.
-    pub fn write<R: Serialize>(self, runs: &[R]) -> Result<(), String> {
+    /// Writes the results.
+    pub fn write(self, results: &impl Serialize) -> Result<(), String> {
         let Some(temporary) = &self.temporary else {
-            return write_to(&self.target, runs).map_err(|e| self.explain(&e));
+            return write_to(&self.target, results).map_err(|e| self.explain(&e));
         };
-        write_to(temporary, runs).and_then(|()| fs::rename(temporary, &self.target)).map_err(|error| {
+        write_to(temporary, results).and_then(|()| fs::rename(temporary, &self.target)).map_err(|error| {
             // What is left of it helps nobody.
             let _ = fs::remove_file(temporary);
             self.explain(&error)
@@ -49,9 +49,9 @@ impl JsonFile {
     }
 }
 
-fn write_to<R: Serialize>(path: &Path, runs: &[R]) -> io::Result<()> {
+fn write_to(path: &Path, results: &impl Serialize) -> io::Result<()> {
     let mut file = BufWriter::new(File::options().write(true).create(true).truncate(true).open(path)?);
-    serde_json::to_writer_pretty(&mut file, runs)?;
+    serde_json::to_writer_pretty(&mut file, results)?;
     file.write_all(b"\n")?;
     file.flush()
 }
@@ -70,10 +70,10 @@ mod tests {
         let path = folder.path().join("out.json");
         let file = JsonFile::prepare(&path).unwrap();
         assert_eq!(entries(folder.path()), 0);
-        file.write::<u32>(&[]).unwrap();
+        file.write(&[(); 0]).unwrap();
         assert_eq!(entries(folder.path()), 1);
         assert_eq!(fs::read_to_string(&path).unwrap(), "[]\n");
-        JsonFile::prepare(&path).unwrap().write::<u32>(&[]).unwrap();
+        JsonFile::prepare(&path).unwrap().write(&[(); 0]).unwrap();
         assert_eq!(entries(folder.path()), 1);
     }
 
