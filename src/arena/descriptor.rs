@@ -35,37 +35,37 @@ pub(crate) enum Use {
     Large = 3,
 }
 
-/// See the module's documentation.
+/// See the module's documentation. What every choice of victims asks for comes first, in one or two cache lines.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub(crate) struct Descriptor {
     pub(crate) account: Account,
-    pub(crate) id: u32,
-    base: AtomicUsize,
-    ground: AtomicU32,
     usage: AtomicU32,
+    ground: AtomicU32,
+    /// Counts the lives of the descriptor.
+    life: AtomicU32,
+    /// How often its blocks survived a shuffle, within bounds: see the policy.
+    class: AtomicU32,
+    /// Bytes that blocks filled, or could have filled but for the gaps before aligned ones and the end that was too short.
+    packed: AtomicUsize,
+    /// Milliseconds from the shuffler's start to the sealing.
+    sealed_at: AtomicU64,
+    next: *const Descriptor,
+    pub(crate) walk: LastWalk,
+    pub(crate) id: u32,
+    owner: AtomicU32,
+    /// Somebody walks the headers.
+    walked: AtomicBool,
+    base: AtomicUsize,
     /// Bytes from the base to where a walk begins: the first header that is not dead for good.
     start: AtomicUsize,
     /// Bytes from the base to where the bumping ended, or where dead memory begins that is skipped for good; where a walk ends.
     used: AtomicUsize,
-    /// Bytes that blocks filled, or could have filled but for the gaps before aligned ones and the end that was too short.
-    packed: AtomicUsize,
     /// Bytes and alignment of the chunk.
     chunk: [AtomicUsize; 2],
     /// Of a large block.
     pub(crate) header: AtomicHeader,
     payload: AtomicUsize,
-    /// Counts the lives of the descriptor.
-    life: AtomicU32,
-    owner: AtomicU32,
-    /// How often its blocks survived a shuffle, within bounds: see the policy.
-    class: AtomicU32,
-    /// Milliseconds from the shuffler's start to the sealing.
-    sealed_at: AtomicU64,
-    pub(crate) walk: LastWalk,
-    /// Somebody walks the headers.
-    walked: AtomicBool,
-    next: *const Descriptor,
 }
 
 /// What the last mover that walked the arena left there, or that filled it; notes for the policy, not for correctness.

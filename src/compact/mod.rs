@@ -70,9 +70,10 @@ impl Survey {
         self.gain.store(seen.gain, Ordering::Relaxed);
     }
 
-    /// The share of a core that the background thread takes now.
-    pub(crate) fn share_of_core(&self) -> f64 {
-        policy::share_of_core(self.gain.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed))
+    /// The share of a core that the background thread takes while `excess` bytes of empty arenas wait to be given back.
+    pub(crate) fn share_of_core(&self, excess: usize) -> f64 {
+        let (gain, used) = (self.gain.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed));
+        policy::share_of_core(gain + excess, used + excess)
     }
 }
 

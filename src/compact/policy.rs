@@ -107,7 +107,7 @@ pub fn share_of_core(gain: usize, used: usize) -> f64 {
 }
 
 /// Below the target by so much, utilisation is left to the background thread.
-const UNASSISTED: f64 = 0.12;
+const UNASSISTED: f64 = 0.10;
 /// From there to full assistance.
 const RISE: f64 = 0.06;
 /// The most that an allocation is ever asked for.

@@ -214,14 +214,21 @@ impl Core {
                 self.compactor.totals.panics.fetch_add(1, Ordering::Relaxed);
             }
         }
+        if duty == Duty::Full {
+            // Half of the time at the most, so that neither this nor the moving starves.
+            let until = start.checked_add(budget.time / 2);
+            while self.pool.release_excess(&self.supply, self.config.retain_bytes, 1) == 1 {
+                progress.returned_arenas += 1;
+                if until.is_some_and(|until| Instant::now() >= until) {
+                    break;
+                }
+            }
+        }
         if !self.is_paused() {
             self.move_blocks(duty, &mut meter, &mut progress);
         }
         if duty == Duty::Full {
-            while !meter.is_late() && self.pool.release_excess(&self.supply, self.config.retain_bytes, 1) == 1 {
-                progress.returned_arenas += 1;
-            }
-            progress.more |= meter.spent && self.pool.empty_bytes() > self.config.retain_bytes;
+            progress.more |= self.pool.empty_bytes() > self.config.retain_bytes;
             progress.waiting |= self.is_waiting();
             // As long as it helps: what is left may wait for a reader or a mover.
             progress.more |= progress.carried_out > 0 && progress.waiting;
@@ -356,9 +363,7 @@ impl Core {
             let Plan { victims, scratch } = &mut *plan;
             scratch.reset();
             let mut seen = Seen::default();
-            for ground in [Ground::Plain, Ground::Versioned] {
-                self.choose_victims(ground, duty, scratch, victims, &mut seen);
-            }
+            self.choose_victims(duty, scratch, victims, &mut seen);
             progress.waiting |= seen.pinned > 0;
             self.compactor.survey.note(&seen);
             if !victims.is_empty() {
@@ -369,23 +374,15 @@ impl Core {
     }
 
     /// Adds the arenas to empty.
-    fn choose_victims(
-        &self,
-        ground: Ground,
-        duty: Duty,
-        scratch: &Bump,
-        victims: &mut VecDeque<Victim>,
-        seen: &mut Seen,
-    ) {
+    fn choose_victims(&self, duty: Duty, scratch: &Bump, victims: &mut VecDeque<Victim>, seen: &mut Seen) {
         let now = self.now();
-        let mut candidates = bumpalo::collections::Vec::new_in(scratch);
+        let mut candidates = [(); 2].map(|()| bumpalo::collections::Vec::new_in(scratch));
         for arena in self.pool.list.iter() {
             // First, so that an arena which begins another life after this is not taken for the one that is looked at.
             let life = arena.life();
             let balance = arena.account.balance();
             // One with nothing alive is retired already, or waits for readers.
-            let counts = balance.sealed && balance.live > 0 && arena.usage() == Use::Bumped && arena.ground() == ground;
-            if !counts {
+            if !balance.sealed || balance.live == 0 || arena.usage() != Use::Bumped {
                 continue;
             }
             seen.used += arena.packed();
@@ -396,22 +393,25 @@ impl Core {
             match self.last_walk(arena, balance.live) {
                 LastWalk::Moot => {
                     let (live, age) = (self.fill(arena, balance.live), now.saturating_sub(arena.sealed_at()));
-                    candidates.push(Candidate { arena: (arena, life), live, age });
+                    candidates[arena.ground() as usize].push(Candidate { arena: (arena, life), live, age });
                 }
                 LastWalk::Held => seen.pinned += 1,
                 LastWalk::Stands => {}
             }
         }
         let capacity = self.capacity();
-        // All that could be gained tells the pace; a part of it is the next batch.
-        let worth = choose(&mut candidates, capacity, usize::MAX);
-        let fill: usize = candidates[..worth].iter().map(|candidate| candidate.live).sum();
-        seen.gain += (worth - fill.div_ceil(capacity)) * capacity;
-        let count = choose(&mut candidates[..worth], capacity, self.batch(duty, seen));
-        victims.extend(candidates[..count].iter().map(|candidate| {
-            let (arena, life) = candidate.arena;
-            Victim { arena, life, offset: None, punches: 0, pinned: 0, witness: None }
-        }));
+        let batch = self.batch(duty, seen);
+        for candidates in &mut candidates {
+            // All that could be gained tells the pace; a part of it is the next batch.
+            let worth = choose(candidates, capacity, usize::MAX);
+            let fill: usize = candidates[..worth].iter().map(|candidate| candidate.live).sum();
+            seen.gain += (worth - fill.div_ceil(capacity)) * capacity;
+            let count = choose(&mut candidates[..worth], capacity, batch);
+            victims.extend(candidates[..count].iter().map(|candidate| {
+                let (arena, life) = candidate.arena;
+                Victim { arena, life, offset: None, punches: 0, pinned: 0, witness: None }
+            }));
+        }
     }
 
     /// How many arenas the next victims should gain. A choice costs a look at every arena, so it should gain a share of them.

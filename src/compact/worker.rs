@@ -204,14 +204,29 @@ fn work(core: &Core) -> bool {
     let worker = &core.compactor.worker;
     let mut gained = false;
     while !worker.is_stopped() {
-        let start = Instant::now();
+        let start = cpu_time();
         let progress = core.step(core.compactor.budget.get(), Duty::Full);
         gained |= progress.moves + progress.returned_arenas + progress.carried_out > 0;
         if !progress.more {
             break;
         }
-        let rest = start.elapsed().mul_f64(1.0 / core.compactor.survey.share_of_core() - 1.0);
-        worker.rest(Instant::now() + rest);
+        let excess = core.pool.empty_bytes().saturating_sub(core.config.retain_bytes);
+        let rests = 1.0 / core.compactor.survey.share_of_core(excess) - 1.0;
+        worker.rest(Instant::now() + (cpu_time() - start).mul_f64(rests));
     }
     gained
+}
+
+/// Time that this thread has had on a core, so that it rests in proportion to what it took from others.
+#[cfg(unix)]
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+/// Time that has passed.
+#[cfg(not(unix))]
+fn cpu_time() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
 }
