@@ -98,7 +98,7 @@ impl Core {
             if !shard.ground(info.ground()).has_room(payload, align) {
                 return None;
             }
-            let slot = shard.slots.take_ready(&self.table)?;
+            let slot = shard.slots.take_ready()?;
             let address = shard.ground(info.ground()).bump(payload, align)?;
             let header = Header::new(slot, payload, tag, State::Live);
             // SAFETY: the eight bytes before the payload are the header's, which only this shard knows so far.
