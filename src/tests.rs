@@ -83,3 +83,68 @@ fn a_number_that_goes_to_another_shuffler_brings_no_handle_along() {
     assert_eq!(second.rent(handle).unwrap_err(), AccessError::Stale);
     assert_eq!(*second.rent(other).unwrap(), 2);
 }
+
+#[test]
+fn no_handle_of_millions_comes_alive_again() {
+    const BLOCKS: usize = if cfg!(debug_assertions) { 200_000 } else { 2_000_000 };
+    let numbers: &'static PageNumbers = Box::leak(Box::new(PageNumbers::with_limit(2000)));
+    let shuffler = shuffler(numbers);
+    let mut rounds: Vec<Vec<RawHandle>> = Vec::new();
+    for round in 0..3 {
+        let mut handles: Vec<RawHandle> = (0..BLOCKS as u64).map(|n| shuffler.create(n).unwrap().raw()).collect();
+        for old in rounds.iter().flatten() {
+            assert!(!shuffler.valid_handle(*old), "{old:?} of an earlier round is valid in round {round}");
+            assert!(matches!(shuffler.free(*old), Err(AccessError::Stale)), "{old:?} in round {round}");
+        }
+        // Some pages stay in use, so that those which go and those which stay meet in the next round.
+        let kept = handles.split_off(BLOCKS - BLOCKS / 100);
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64 + round;
+        for end in (1..handles.len()).rev() {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            handles.swap(end, (state % (end as u64 + 1)) as usize);
+        }
+        handles.iter().for_each(|&handle| assert_eq!(shuffler.free(handle), Ok(Freed::Now)));
+        let held = shuffler.stats().metadata_bytes;
+        shuffler.trim();
+        assert!(shuffler.stats().metadata_bytes < held / 4, "the pages were not given back");
+        for old in &handles {
+            assert!(matches!(shuffler.free(*old), Err(AccessError::Invalid | AccessError::Stale)), "{old:?}");
+        }
+        for &handle in &kept {
+            assert_eq!(shuffler.free(handle), Ok(Freed::Now));
+        }
+        handles.extend(kept);
+        rounds.push(handles);
+    }
+    let mut all: Vec<RawHandle> = rounds.concat();
+    all.sort_unstable();
+    assert!(all.windows(2).all(|pair| pair[0] != pair[1]), "a handle was given out twice");
+}
+
+/// Threads that take the last slots there are, while another gives pages back again and again.
+#[test]
+fn the_last_slots_are_found_while_pages_are_given_back() {
+    use crate::primitive::sync::atomic::{AtomicBool, Ordering};
+    const PAGES: u32 = 24;
+    let numbers: &'static PageNumbers = Box::leak(Box::new(PageNumbers::with_limit(PAGES)));
+    let shuffler = shuffler(numbers);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let upkeep = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                shuffler.trim();
+            }
+        });
+        // All but what the other thread's cache may have at a time.
+        for _ in 0..20 {
+            let all: Vec<_> = (0..(PAGES - 1) * PAGE_SLOTS).map(|number| shuffler.create(number)).collect();
+            for handle in all {
+                assert_eq!(shuffler.free(handle.expect("a slot is free")), Ok(Freed::Now));
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        upkeep.join().unwrap();
+    });
+}

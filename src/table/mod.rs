@@ -1,10 +1,14 @@
 //! The handle table: entries at fixed addresses, in pages that are numbered process-wide.
 
+mod cache;
+mod chain;
 pub(crate) mod entry;
 pub(crate) mod numbers;
 pub(crate) mod slots;
+mod upkeep;
 pub(crate) mod word;
 
+pub(crate) use cache::SlotCache;
 pub(crate) use entry::{Begun, Closed, Entry, Hold, Left, Memory, Refused, Waiting};
-pub(crate) use slots::{SlotCache, Table};
+pub(crate) use slots::Table;
 pub(crate) use word::Word;

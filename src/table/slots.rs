@@ -5,22 +5,24 @@
 //! copied to one of twice the size; the outgrown ones are kept, since a reader may be inside, and a page that is in an old
 //! directory is in every later one.
 //!
-//! Free slots wait in the caches of shards, oldest first: a cache goes over a whole page before it reuses a slot. A cache
-//! that overflows spills up to [`PAGE_SLOTS`] of them to the table, as a chain that is linked through the extents of their vacant
-//! entries and so needs no memory.
+//! Free slots wait in the [caches](super::cache) of shards, and in the table, in [chains](super::chain) that are handed over
+//! whole; [pages that are free whole](super::upkeep) give their memory back. The table's lock is held for a few steps at a time,
+//! never while entries are gone through and never across a call to the system.
 
-use super::entry::{Entry, LAST_VERSION};
-use super::numbers::{LAST_FLOOR, PageNumber, PageNumbers};
+use super::chain::{Chain, FreeSlots};
+use super::entry::Entry;
+use super::numbers::{PageNumber, PageNumbers};
+use super::upkeep::{Bell, Upkeep};
 use crate::arena::Supply;
 use crate::error::AllocError;
 use crate::primitive::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::alloc::Layout;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-const PAGE_BITS: u32 = 12;
+pub(super) const PAGE_BITS: u32 = 12;
 /// Entries in a page.
 pub(crate) const PAGE_SLOTS: u32 = 1 << PAGE_BITS;
 /// Bytes of a page.
@@ -40,11 +42,11 @@ fn directory(pages: usize) -> Directory {
 
 /// A page of this table. Its memory stays mapped, and used for entries only, while the table lives.
 #[derive(Clone, Copy, Debug)]
-struct Page {
-    number: PageNumber,
-    entries: NonNull<Entry>,
+pub(super) struct Page {
+    pub(super) number: PageNumber,
+    pub(super) entries: NonNull<Entry>,
     /// Its memory is given back: every entry reads as zero, which refuses everything.
-    dormant: bool,
+    pub(super) dormant: bool,
 }
 
 impl Page {
@@ -57,7 +59,7 @@ impl Page {
     }
 
     /// An even number that is not below any version the page's slots had.
-    fn highest_version(&self) -> u32 {
+    pub(super) fn highest_version(&self) -> u32 {
         if self.dormant {
             return self.number.floor;
         }
@@ -66,25 +68,41 @@ impl Page {
         versions.max().unwrap_or(0).next_multiple_of(2)
     }
 
-    /// Makes every entry vacant, at the page's floor. Nobody has a slot of the page.
-    fn awaken(&mut self) {
+    /// Makes every entry vacant, at the page's floor. Nobody has a slot of the page but the caller.
+    fn awaken(&self) {
         if self.number.floor > 0 {
             for index in 0..PAGE_SLOTS as usize {
                 // SAFETY: as above; a thread with a stale handle may look at the entry meanwhile, through atomics.
                 unsafe { self.entries.add(index).as_ref() }.vacate(self.number.floor);
             }
         }
-        self.dormant = false;
     }
 }
 
 #[derive(Debug)]
-struct Growth {
+pub(super) struct Growth {
     /// Every directory there was; the last one is current.
     directories: Vec<Directory>,
-    pages: Vec<Page>,
-    /// What caches spilled, oldest first.
-    spilled: VecDeque<Chain>,
+    /// By number. (A tree, because an array would be copied whole, under the lock, when it outgrows its memory.)
+    pub(super) pages: BTreeMap<u32, Page>,
+    /// The numbers of those that are dormant.
+    pub(super) dormant: Vec<u32>,
+    /// What caches spilled.
+    pub(super) free: FreeSlots,
+    /// The upkeep of pages, and what it knows.
+    pub(super) upkeep: Upkeep,
+}
+
+impl Growth {
+    /// A page that was given back, its memory counted again. Its entries are to be made vacant.
+    fn take_dormant(&mut self, supply: &Supply) -> Result<Option<Page>, AllocError> {
+        let Some(number) = self.dormant.last() else { return Ok(None) };
+        supply.charge(PAGE_BYTES, 0)?;
+        let page = self.pages.get_mut(number).expect("a dormant page is one of the table's");
+        page.dormant = false;
+        self.dormant.pop();
+        Ok(Some(*page))
+    }
 }
 
 /// The handle table of one shuffler.
@@ -92,8 +110,9 @@ struct Growth {
 pub(crate) struct Table {
     /// The current directory; at least as long as `length` says.
     current: AtomicPtr<AtomicPtr<Entry>>,
-    length: AtomicUsize,
+    pub(super) length: AtomicUsize,
     growth: Mutex<Growth>,
+    pub(super) bell: Bell,
     numbers: &'static PageNumbers,
     retired: AtomicU64,
 }
@@ -105,11 +124,18 @@ unsafe impl Sync for Table {}
 
 impl Table {
     pub(crate) fn new(numbers: &'static PageNumbers) -> Self {
-        let growth = Growth { directories: vec![directory(0)], pages: Vec::new(), spilled: VecDeque::new() };
+        let growth = Growth {
+            directories: vec![directory(0)],
+            pages: BTreeMap::new(),
+            dormant: Vec::new(),
+            free: FreeSlots::default(),
+            upkeep: Upkeep::default(),
+        };
         Self {
             current: AtomicPtr::new(ptr::null_mut()),
             length: AtomicUsize::new(0),
             growth: Mutex::new(growth),
+            bell: Bell::default(),
             numbers,
             retired: AtomicU64::new(0),
         }
@@ -155,16 +181,21 @@ impl Table {
         self.retired.load(Ordering::Relaxed)
     }
 
+    /// Counts a slot whose versions are used up. No cache has it again, so its page is never given back.
+    pub(super) fn retire(&self) {
+        self.retired.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Bytes of pages and directories.
     pub(crate) fn bytes(&self) -> usize {
         let growth = self.lock();
         let directories: usize = growth.directories.iter().map(|directory| size_of_val(&**directory)).sum();
-        growth.pages.iter().filter(|page| !page.dormant).count() * PAGE_BYTES + directories
+        (growth.pages.len() - growth.dormant.len()) * PAGE_BYTES + directories
     }
 
     /// Calls `visit` with every slot and its entry.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(u32, &Entry)) {
-        let pages = self.lock().pages.clone();
+        let pages: Vec<Page> = self.lock().pages.values().copied().collect();
         for page in pages.iter().filter(|page| !page.dormant) {
             for index in 0..PAGE_SLOTS {
                 // SAFETY: as in `entry`.
@@ -174,31 +205,46 @@ impl Table {
         }
     }
 
-    /// Fills an empty cache: with a chain that another cache spilled, else with a new page.
+    /// Slots for an empty cache: some that another cache spilled, else a page.
     #[cold]
     #[inline(never)]
-    fn refill(&self, cache: &mut SlotCache, supply: &Supply) -> Result<(), AllocError> {
-        {
-            let mut growth = self.lock();
-            if let Some(chain) = growth.spilled.pop_front() {
-                cache.older.unlink(self, chain);
-                return Ok(());
-            }
-            if let Some(page) = growth.pages.iter_mut().find(|page| page.dormant) {
-                supply.charge(PAGE_BYTES, 0)?;
-                page.awaken();
-                cache.fresh = page.slots();
-                return Ok(());
-            }
+    pub(super) fn refill(&self, supply: &Supply) -> Result<(Chain, Range<u32>), AllocError> {
+        match self.try_refill(supply) {
+            // The upkeep may have all the slots there are just now.
+            Err(_) if self.call_back_slots() => self.try_refill(supply),
+            outcome => outcome,
         }
+    }
+
+    fn try_refill(&self, supply: &Supply) -> Result<(Chain, Range<u32>), AllocError> {
+        let dormant = {
+            let mut growth = self.lock();
+            if let Some(slots) = growth.free.fresh.pop() {
+                return Ok((Chain::default(), slots));
+            }
+            if let Some(chain) = growth.free.pop() {
+                return Ok((chain, 0..0));
+            }
+            growth.take_dormant(supply)?
+        };
+        let page = match dormant {
+            Some(page) => {
+                page.awaken();
+                page
+            }
+            None => self.make_page(supply)?,
+        };
+        Ok((Chain::default(), page.slots()))
+    }
+
+    fn make_page(&self, supply: &Supply) -> Result<Page, AllocError> {
         let number = self.numbers.take().ok_or(AllocError::HandlesExhausted)?;
         match supply.acquire_zeroed(PAGE_LAYOUT, 0) {
             Ok(chunk) => {
-                let mut page = Page { number, entries: chunk.cast(), dormant: false };
+                let page = Page { number, entries: chunk.cast(), dormant: false };
                 page.awaken();
                 self.add_page(page);
-                cache.fresh = page.slots();
-                Ok(())
+                Ok(page)
             }
             Err(cause) => {
                 self.numbers.give_back(number.number, number.floor);
@@ -207,49 +253,29 @@ impl Table {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Growth> {
-        self.growth.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives the memory of pages back whose every slot is free and in the table's own hands.
-    ///
-    /// Caches that should take part have to be [drained](SlotCache::drain) before.
-    pub(crate) fn give_back_pages(&self, supply: &Supply) {
-        // Nobody has a slot of these pages now, so only stale handles lead there. No lock is held while they are given back.
-        for (index, entries, floor) in self.take_whole_pages() {
-            // SAFETY: the range is one chunk of this supply. Its entries are vacant, and reading zeros they refuse everything.
-            let discarded = unsafe { supply.discard(entries.cast(), PAGE_BYTES) };
-            let mut growth = self.lock();
-            let page = &mut growth.pages[index];
-            if discarded {
-                page.number.floor = floor;
-                page.dormant = true;
-            } else {
-                let slots: Vec<u32> = page.slots().collect();
-                growth.spilled.extend(Chain::of(self, &slots));
-            }
+    /// Takes free slots that are the caller's own.
+    pub(super) fn spill(&self, chains: [Chain; 3], fresh: Range<u32>) {
+        let count = chains.iter().map(|chain| chain.len() as usize).sum::<usize>() + fresh.len();
+        if count == 0 {
+            return;
         }
-    }
-
-    /// Takes the slots of pages whose every slot was spilled out of the chains, and returns those pages: their places, their
-    /// memory and the floors of their next lives.
-    fn take_whole_pages(&self) -> Vec<(usize, NonNull<Entry>, u32)> {
         let mut growth = self.lock();
-        let mut free: HashMap<u32, u32> = HashMap::new();
-        for slot in growth.spilled.iter().flat_map(|chain| chain.slots(self)) {
-            *free.entry(slot >> PAGE_BITS).or_default() += 1;
-        }
-        let pages = growth.pages.iter().enumerate();
-        let full = pages.filter(|(_, page)| free.get(&page.number.number) == Some(&PAGE_SLOTS));
-        let floors = full.map(|(index, page)| (index, page.entries, page.highest_version()));
-        let whole: Vec<_> = floors.filter(|&(_, _, floor)| floor < LAST_FLOOR).collect();
-        if !whole.is_empty() {
-            let taken: HashSet<u32> = whole.iter().map(|&(index, ..)| growth.pages[index].number.number).collect();
-            for chain in std::mem::take(&mut growth.spilled) {
-                growth.spilled.extend(chain.without(self, |slot| taken.contains(&(slot >> PAGE_BITS))));
-            }
-        }
-        whole
+        growth.upkeep.gathered += count;
+        chains.into_iter().for_each(|chain| growth.free.push(chain));
+        growth.free.push_fresh(fresh);
+    }
+
+    /// Takes a chain for the one that has waited longest; or returns it, if there is no other.
+    pub(super) fn exchange(&self, worn: Chain) -> Chain {
+        let mut growth = self.lock();
+        let Some(other) = growth.free.pop() else { return worn };
+        growth.upkeep.gathered += worn.len() as usize;
+        growth.free.push(worn);
+        other
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Growth> {
+        self.growth.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add_page(&self, page: Page) {
@@ -269,13 +295,13 @@ impl Table {
         let last = growth.directories.last().expect("there is always one");
         // Release: pairs with the acquire in `entry`.
         last[index].store(page.entries.as_ptr(), Ordering::Release);
-        growth.pages.push(page);
+        growth.pages.insert(page.number.number, page);
     }
 
     /// Gives every page back, with the floor of its versions. Nobody may use the table any more.
     pub(crate) fn dissolve(&mut self, supply: &Supply) {
         let growth = self.growth.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for page in growth.pages.drain(..) {
+        for page in std::mem::take(&mut growth.pages).into_values() {
             self.numbers.give_back(page.number.number, page.highest_version());
             if page.dormant {
                 supply.recharge(PAGE_BYTES);
@@ -283,184 +309,10 @@ impl Table {
             // SAFETY: the page came from this supply with this layout, and nobody uses the table any more.
             unsafe { supply.release(page.entries.cast(), PAGE_LAYOUT) };
         }
-        growth.spilled.clear();
+        growth.dormant.clear();
+        growth.free = FreeSlots::default();
         *self.length.get_mut() = 0;
         growth.directories = vec![directory(0)];
-    }
-}
-
-/// Free slots linked through the extents of their entries.
-#[derive(Clone, Copy, Debug)]
-struct Chain {
-    first: u32,
-    count: usize,
-}
-
-impl Chain {
-    /// Links free slots that are the caller's own. `None`: there are none.
-    fn of(table: &Table, slots: &[u32]) -> Option<Self> {
-        for pair in slots.windows(2) {
-            table.known(pair[0]).set_extent(pair[1]);
-        }
-        slots.first().map(|&first| Self { first, count: slots.len() })
-    }
-
-    /// The slots, oldest first. The link of one is read before it is given out.
-    fn slots(self, table: &Table) -> impl Iterator<Item = u32> {
-        let mut next = self.first;
-        (0..self.count).map(move |index| {
-            let slot = next;
-            if index + 1 < self.count {
-                next = table.known(slot).extent();
-            }
-            slot
-        })
-    }
-
-    /// The chain without some of its slots. `None`: nothing is left.
-    fn without(self, table: &Table, dropped: impl Fn(u32) -> bool) -> Option<Self> {
-        let mut kept: Option<Self> = None;
-        let mut last = 0;
-        for slot in self.slots(table).filter(|&slot| !dropped(slot)) {
-            match &mut kept {
-                None => kept = Some(Self { first: slot, count: 1 }),
-                Some(chain) => {
-                    table.known(last).set_extent(slot);
-                    chain.count += 1;
-                }
-            }
-            last = slot;
-        }
-        kept
-    }
-}
-
-/// Up to a page's worth of free slots, first in, first out.
-#[derive(Debug, Default)]
-struct Magazine {
-    /// Made at first use.
-    slots: Box<[u32]>,
-    start: usize,
-    end: usize,
-}
-
-impl Magazine {
-    #[inline]
-    fn pop(&mut self) -> Option<u32> {
-        if self.start == self.end {
-            return None;
-        }
-        self.start += 1;
-        self.slots.get(self.start - 1).copied()
-    }
-
-    /// `false`: it is full, or has no memory yet.
-    #[inline]
-    fn push(&mut self, slot: u32) -> bool {
-        let room = self.slots.get_mut(self.end);
-        let has_room = room.is_some();
-        if let Some(place) = room {
-            *place = slot;
-            self.end += 1;
-        }
-        has_room
-    }
-
-    /// Gives the empty magazine its memory.
-    fn provide(&mut self) {
-        self.reset();
-        if self.slots.is_empty() {
-            self.slots = vec![0; PAGE_SLOTS as usize].into_boxed_slice();
-        }
-    }
-
-    fn reset(&mut self) {
-        (self.start, self.end) = (0, 0);
-    }
-
-    /// Empties the magazine into a chain.
-    fn link(&mut self, table: &Table) -> Option<Chain> {
-        let chain = Chain::of(table, &self.slots[self.start..self.end]);
-        self.reset();
-        chain
-    }
-
-    /// Fills the empty magazine with a chain.
-    fn unlink(&mut self, table: &Table, chain: Chain) {
-        self.provide();
-        for slot in chain.slots(table) {
-            self.push(slot);
-        }
-    }
-}
-
-/// The free slots of one shard.
-#[derive(Debug, Default)]
-pub(crate) struct SlotCache {
-    /// Slots of a new page that were never used.
-    fresh: Range<u32>,
-    older: Magazine,
-    newer: Magazine,
-}
-
-impl SlotCache {
-    /// A vacant slot that is the caller's now, if one is at hand.
-    #[inline]
-    pub(crate) fn take_ready(&mut self) -> Option<u32> {
-        if let Some(slot) = self.older.pop() {
-            return Some(slot);
-        }
-        self.fresh.next()
-    }
-
-    /// A vacant slot that is the caller's now.
-    pub(crate) fn take(&mut self, table: &Table, supply: &Supply) -> Result<u32, AllocError> {
-        loop {
-            if let Some(slot) = self.take_ready() {
-                return Ok(slot);
-            }
-            if self.newer.end > 0 {
-                self.older.reset();
-                std::mem::swap(&mut self.older, &mut self.newer);
-            } else {
-                table.refill(self, supply)?;
-            }
-        }
-    }
-
-    /// Takes back a slot that no life is in, and that is at `version`.
-    #[inline]
-    pub(crate) fn put(&mut self, table: &Table, slot: u32, version: u32) {
-        if version > LAST_VERSION || !self.newer.push(slot) {
-            self.put_slow(table, slot, version);
-        }
-    }
-
-    /// Hands every slot to the table, and lets go of the cache's own memory.
-    pub(crate) fn drain(&mut self, table: &Table) {
-        let fresh: Vec<u32> = self.fresh.by_ref().collect();
-        let chains = [self.older.link(table), self.newer.link(table), Chain::of(table, &fresh)];
-        table.lock().spilled.extend(chains.into_iter().flatten());
-        // The magazines' own memory goes too; whoever needs it again makes it anew.
-        (self.older, self.newer) = Default::default();
-    }
-
-    /// Retires a slot whose versions are used up, or makes room for it: what is left of the older magazine is spilled.
-    #[cold]
-    #[inline(never)]
-    fn put_slow(&mut self, table: &Table, slot: u32, version: u32) {
-        if version > LAST_VERSION {
-            table.retired.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        if self.newer.end > 0 {
-            if let Some(chain) = self.older.link(table) {
-                table.lock().spilled.push_back(chain);
-            }
-            std::mem::swap(&mut self.older, &mut self.newer);
-        }
-        self.newer.provide();
-        self.newer.push(slot);
     }
 }
 

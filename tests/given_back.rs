@@ -1,0 +1,108 @@
+//! Millions of blocks come and go, and so does their memory, that of the handle table too, while the threads that used them
+//! live on.
+//!
+//! What is resident is measured in a process of its own: this test starts itself again.
+
+use memory_shuffler::{Freed, Handle, Shuffler};
+use std::process::Command;
+use std::sync::{Barrier, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const THREADS: usize = 2;
+// Without optimisation it would take most of a minute.
+const BLOCKS: usize = if cfg!(debug_assertions) { 2_000_000 } else { 10_000_000 };
+const MOST_LEFT: usize = 8 << 20;
+const MOST_QUIET: Duration = Duration::from_secs(if cfg!(debug_assertions) { 20 } else { 3 });
+const CHILD: &str = "GIVEN_BACK_CHILD";
+
+type Block = Handle<[u64; 2]>;
+type List = Mutex<Vec<Block>>;
+
+/// Bytes of this process that are resident, or `None` where the system does not tell.
+fn resident() -> Option<usize> {
+    let pages: usize = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
+
+fn shuffle<T>(items: &mut [T], seed: u64) {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64 ^ seed;
+    for end in (1..items.len()).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        items.swap(end, (state % (end as u64 + 1)) as usize);
+    }
+}
+
+/// Makes a list of blocks, and frees the other thread's.
+fn work(shuffler: &Shuffler, lists: &[List; THREADS], own: usize, all_made: &Barrier) {
+    {
+        let mut list = lists[own].lock().unwrap();
+        for (number, place) in (0..).zip(list.iter_mut()) {
+            *place = shuffler.create([number; 2]).unwrap();
+        }
+        shuffle(&mut list, own as u64);
+    }
+    all_made.wait();
+    for &block in lists[(own + 1) % THREADS].lock().unwrap().iter() {
+        assert_eq!(shuffler.free(block), Ok(Freed::Now));
+    }
+}
+
+/// Bytes that are left over when all is quiet, and for how long it was.
+fn left_in_this_process() -> (usize, Duration) {
+    let shuffler = Shuffler::new();
+    // Places for the handles, every page of them touched before the first look.
+    let some = shuffler.create([0; 2]).unwrap();
+    let lists: [List; THREADS] = std::array::from_fn(|_| Mutex::new(vec![some; BLOCKS / THREADS]));
+    assert_eq!(shuffler.free(some), Ok(Freed::Now));
+    let before = resident().unwrap();
+    let (all_made, all_freed, measured) = (Barrier::new(THREADS), Barrier::new(THREADS + 1), Barrier::new(THREADS + 1));
+    thread::scope(|scope| {
+        for own in 0..THREADS {
+            let (shuffler, lists, all_made, all_freed, measured) =
+                (&shuffler, &lists, &all_made, &all_freed, &measured);
+            scope.spawn(move || {
+                work(shuffler, lists, own, all_made);
+                all_freed.wait();
+                // Alive, and idle.
+                measured.wait();
+            });
+        }
+        all_freed.wait();
+        let start = Instant::now();
+        let left = || resident().unwrap().saturating_sub(before);
+        while left() > MOST_LEFT && start.elapsed() < MOST_QUIET {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let outcome = (left(), start.elapsed());
+        println!("{:?}", shuffler.stats());
+        measured.wait();
+        outcome
+    })
+}
+
+#[test]
+fn millions_of_blocks_leave_nothing_behind() {
+    if resident().is_none() {
+        println!("skipped: this system does not tell what is resident");
+        return;
+    }
+    if std::env::var(CHILD).is_ok() {
+        let (left, quiet) = left_in_this_process();
+        println!("\nleft: {left} {}", quiet.as_millis());
+        return;
+    }
+    let start = Instant::now();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["millions_of_blocks_leave_nothing_behind", "--exact", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let figures = text.lines().find_map(|line| line.strip_prefix("left: ")?.split_once(' '));
+    let (left, quiet) = figures.unwrap_or_else(|| panic!("{text}\n{}", String::from_utf8_lossy(&output.stderr)));
+    println!("{left} bytes left after {quiet} ms of quiet, {:?} in all", start.elapsed());
+    assert!(left.parse::<usize>().unwrap() <= MOST_LEFT, "{left} bytes are left: {text}");
+}
