@@ -107,8 +107,8 @@ pub struct MeasureArgs {
     pub allocators: Vec<Allocator>,
 
     /// Part of the full counts and limits, for a quick look: small loads say little about ratios
-    #[arg(long, value_name = "P", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub percent: u32,
+    #[arg(long, value_name = "P", default_value_t = 100.0, value_parser = percent)]
+    pub percent: f64,
 
     /// Look at memory again 10 s after the load
     #[arg(long)]
@@ -234,6 +234,11 @@ impl fmt::Display for Source {
     }
 }
 
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok().filter(|percent| *percent > 0.0 && *percent <= 100.0);
+    percent.ok_or_else(|| "not a number above 0 and up to 100".into())
+}
+
 fn default_threads() -> u16 {
     let cores = available_parallelism().map_or(1, NonZeroUsize::get);
     cores.min(4) as u16
@@ -265,6 +270,14 @@ mod tests {
         assert_eq!(args.allocators, Allocator::defaults());
         assert!(args.threads >= 1 && args.threads <= 4);
         assert!(!args.cross && args.json.is_none());
+    }
+
+    #[test]
+    fn a_percentage_is_part_of_the_whole() {
+        assert_eq!(percent("0.5"), Ok(0.5));
+        for bad in ["0", "-1", "100.1", "NaN", "inf", "1%", ""] {
+            assert!(percent(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The allocators that a load can run over, behind one trait.
 
 mod directory;
+#[cfg(test)]
+pub mod faulty;
 pub mod global;
 mod shuffler;
 

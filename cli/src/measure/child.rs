@@ -41,12 +41,12 @@ impl Visit for Job {
     type Output = Message<Figures>;
 
     fn visit<B: Backend>(self, mut backend: B) -> Message<Figures> {
-        let outcome = measure(&mut backend, self);
+        let outcome = measure(&mut backend, self, &|message| tell(&message));
         conclude(backend, outcome, false)
     }
 }
 
-fn measure<B: Backend>(backend: &mut B, job: Job) -> Result<Figures, Failure> {
+fn measure<B: Backend>(backend: &mut B, job: Job, report: &dyn Fn(Message<Figures>)) -> Result<Figures, Failure> {
     let threads = job.workload.threads();
     let counters: Vec<_> = (0..threads).map(|_| Counters::default()).collect();
     let census = Mutex::new(Census::default());
@@ -61,7 +61,7 @@ fn measure<B: Backend>(backend: &mut B, job: Job) -> Result<Figures, Failure> {
         pinned: &AtomicU64::new(0),
         failure: &failure,
     };
-    let figures = run_hands(&shared, job);
+    let figures = run_hands(&shared, job, report);
     if let Some(failure) = failure.get() {
         return Err(failure.clone());
     }
@@ -71,10 +71,10 @@ fn measure<B: Backend>(backend: &mut B, job: Job) -> Result<Figures, Failure> {
     }
 }
 
-fn run_hands<B: Backend>(shared: &Shared<'_, B>, job: Job) -> Figures {
+fn run_hands<B: Backend>(shared: &Shared<'_, B>, job: Job, report: &dyn Fn(Message<Figures>)) -> Figures {
     let threads = job.workload.threads();
     let stage = Stage::new(threads);
-    let mut watch = Watch::new(shared, job);
+    let mut watch = Watch::new(shared, job, report);
     thread::scope(|scope| {
         let hands: Vec<_> = (0..threads)
             .map(|thread| {
@@ -89,7 +89,6 @@ fn run_hands<B: Backend>(shared: &Shared<'_, B>, job: Job) -> Figures {
         stage.meet();
         let (mut figures, end) = watch.load(&stage);
         if shared.failure.get().is_none() {
-            tell(&Message::<Figures>::Settling);
             watch.settle(&mut figures, end, pause);
         }
         stage.meet();
@@ -101,4 +100,51 @@ fn run_hands<B: Backend>(shared: &Shared<'_, B>, job: Job) -> Figures {
         figures.blocks_verified = counters::blocks_verified(shared.counters) - figures.reads_verified;
         figures
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Allocator;
+    use crate::backend::faulty::{Fault, Faulty};
+    use crate::backend::global::Global;
+    use crate::failure::Trouble;
+    use crate::measure::workload::Workload;
+
+    fn run<B: Backend>(mut backend: B, workload: Workload) -> Result<Figures, Failure> {
+        let job = Job { workload, allocator: Allocator::System, percent: 0.1, settle_ms: 1, long: false };
+        measure(&mut backend, job, &|_| ())
+    }
+
+    #[test]
+    fn all_that_is_left_is_verified() {
+        let figures = run(Global(std::alloc::System), Workload::Pages).unwrap();
+        assert_eq!((figures.blocks, figures.slots, figures.blocks_verified), (100, 100, 100));
+        assert_eq!((figures.end.live, figures.end.floor), (100 * 4096, 100 * 4120));
+        assert_eq!((figures.settled.live, figures.moves, figures.pinned_blocks), (100 * 4096, None, 0));
+        let figures = run(Global(std::alloc::System), Workload::DefragHalf).unwrap();
+        assert_eq!((figures.blocks, figures.slots, figures.blocks_verified), (250, 500, 250));
+    }
+
+    #[test]
+    fn a_spoilt_byte_fails_the_run_wherever_it_is() {
+        // Of the blocks made first 50 are replaced, one of them perhaps before anybody looks at it; those made then stay.
+        for birth in 100..150 {
+            let failure = run(Faulty::new(Fault::Spoil, birth), Workload::Pages).unwrap_err();
+            let Failure::Block { thread: 0, birth: found, trouble: Trouble::Content { offset: 4095, size: 4096, .. } } =
+                failure
+            else {
+                panic!("{failure:?}");
+            };
+            assert_eq!(u64::from(found), birth);
+        }
+    }
+
+    #[test]
+    fn refusals_and_leaks_are_told_and_nobody_is_left_waiting() {
+        let refused = run(Faulty::new(Fault::Refuse, 0), Workload::Spike).unwrap_err();
+        assert!(matches!(refused, Failure::Block { trouble: Trouble::Refused { .. }, .. }), "{refused:?}");
+        let left = run(Faulty::new(Fault::LeaveAlive, 0), Workload::Pages).unwrap_err();
+        assert_eq!(left, Failure::LeftAlive { blocks: 1 });
+    }
 }

@@ -16,7 +16,7 @@ pub struct Run {
     /// What it ran over.
     pub allocator: Allocator,
     /// The part of the full counts and limits that ran.
-    pub percent: u32,
+    pub percent: f64,
     /// What Memory Shuffler should reach; empty for its peers.
     pub goals: Vec<Verdict>,
     /// What was measured.

@@ -218,7 +218,12 @@ impl<'a, B: Backend> Hand<'a, B> {
 
     fn free_all(&mut self) -> Result<(), Failure> {
         self.give_back_pinned()?;
-        self.thin(0, |_| false)
+        for place in 0..self.shelf.used() {
+            if let Some(living) = self.shelf.take(place) {
+                self.free(living)?;
+            }
+        }
+        Ok(())
     }
 
     fn give_back_pinned(&mut self) -> Result<(), Failure> {

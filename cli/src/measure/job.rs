@@ -13,7 +13,7 @@ pub struct Job {
     /// What to run over.
     pub allocator: Allocator,
     /// The part of the full counts and limits.
-    pub percent: u32,
+    pub percent: f64,
     /// Milliseconds from the load to the look at what has settled.
     pub settle_ms: u64,
     /// Whether to look again after five times as long.

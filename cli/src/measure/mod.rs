@@ -48,7 +48,11 @@ fn try_run(args: &MeasureArgs) -> Result<(), Refusal> {
     let mut failure = None;
     for (workload, allocator) in pairs {
         match run_one(args, workload, allocator) {
-            Ok(run) => runs.push(run),
+            Ok(run) => {
+                // The table comes at the end of many minutes: whoever stops before has these lines.
+                eprintln!("{}", table::line(&run));
+                runs.push(run);
+            }
             Err(refusal) => {
                 failure = Some(refusal);
                 break;

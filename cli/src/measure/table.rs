@@ -57,6 +57,14 @@ pub fn tables(runs: &[Run]) -> String {
     text
 }
 
+/// A run in one line, without its goals.
+pub fn line(run: &Run) -> String {
+    let figures = &run.figures;
+    let [peak, settled] = [figures.peak, figures.settled].map(|look| ratio(look.over_floor));
+    let load = duration(figures.load_ns);
+    format!("{}, {}: load {load}, peak {peak} F, 2 s later {settled} F", run.workload, run.allocator)
+}
+
 fn table(columns: &[Column], runs: &[Run]) -> String {
     let columns = columns.iter().map(|(name, of)| (*name, runs.iter().map(of).collect::<Vec<_>>()));
     let columns: Vec<_> = columns.filter(|(_, cells)| cells.iter().any(|cell| *cell != dash())).collect();
@@ -90,4 +98,44 @@ fn goals(run: &Run) -> String {
 
 fn dash() -> String {
     "-".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Allocator;
+    use crate::measure::goal::{Figure, Goal, Verdict};
+    use crate::measure::workload::Workload;
+
+    fn run(workload: Workload, goals: &[Goal]) -> Run {
+        let look =
+            Look { live: 10 << 20, floor: 11 << 20, resident: Some(22 << 20), ratio: Some(2.2), over_floor: Some(2.0) };
+        let figures = Figures { end: look, settled: look, peak: look, blocks_verified: 1234, ..Figures::default() };
+        let goals = goals.iter().map(|goal| Verdict::new(*goal, &figures)).collect();
+        Run { workload, allocator: Allocator::Shuffler, percent: 100.0, goals, figures }
+    }
+
+    #[test]
+    fn columns_that_say_nothing_are_left_out() {
+        let goals = [Goal { figure: Figure::Peak, at_most: 2.0 }, Goal { figure: Figure::Settled, at_most: 1.08 }];
+        let runs = [run(Workload::RamcloudW1, &goals), run(Workload::Pages, &[])];
+        let text = tables(&runs);
+        for expected in ["ramcloud-w1", "1,234", "22.0   2.20  2.00", "peak ≤ 2.00 met", "2 s ≤ 1.08 missed", "1.10"]
+        {
+            assert!(text.contains(expected), "{expected} in\n{text}");
+        }
+        assert!(!text.contains("10 s later") && !text.contains("moves"), "{text}");
+        assert_eq!(line(&runs[1]), "pages, shuffler: load 0 ns, peak 2.00 F, 2 s later 2.00 F");
+    }
+
+    #[test]
+    fn what_was_paused_has_a_table_of_its_own() {
+        let mut paused = run(Workload::DefragHalf, &[Goal { figure: Figure::Moves, at_most: 1.2 }]);
+        let defrag = Defrag { had_to_move: 4000, can_reach: false, moves: 5000, ..Defrag::default() };
+        paused.figures.defrag = Some(Defrag { moves_over_needed: Some(1.25), ..defrag });
+        let text = tables(&[paused]);
+        for expected in ["all 4,000", "5,000", "1.25", "moves ≤ 1.20 -"] {
+            assert!(text.contains(expected), "{expected} in\n{text}");
+        }
+    }
 }

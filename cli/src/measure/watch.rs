@@ -15,7 +15,6 @@ use super::processor::compactor_time;
 use super::series::Series;
 use super::workload::After;
 use crate::backend::Backend;
-use crate::child::tell;
 use crate::counters;
 use crate::job::Message;
 use crate::sampler::{Sample, Sampler};
@@ -38,12 +37,14 @@ pub struct Watch<'a, B: Backend> {
     sampler: Sampler<'a>,
     series: Series,
     base_resident: Option<u64>,
+    report: &'a dyn Fn(Message<Figures>),
 }
 
 impl<'a, B: Backend> Watch<'a, B> {
-    /// With its own bookkeeping allocated and touched.
-    pub fn new(shared: &'a Shared<'a, B>, job: Job) -> Self {
-        Self { shared, job, sampler: Sampler::new(shared.counters), series: Series::new(), base_resident: None }
+    /// With its own bookkeeping allocated and touched. `report` is told how it goes.
+    pub fn new(shared: &'a Shared<'a, B>, job: Job, report: &'a dyn Fn(Message<Figures>)) -> Self {
+        let (sampler, series) = (Sampler::new(shared.counters), Series::new());
+        Self { shared, job, sampler, series, base_resident: None, report }
     }
 
     /// Takes the baseline.
@@ -58,8 +59,7 @@ impl<'a, B: Backend> Watch<'a, B> {
             self.series.push(self.sampler.sample());
             samples += 1;
             if samples % SAMPLES_PER_REPORT == 0 {
-                let bytes = counters::allocated_bytes(self.shared.counters);
-                tell(&Message::<Figures>::Progress(bytes));
+                (self.report)(Message::Progress(counters::allocated_bytes(self.shared.counters)));
             }
         });
         let end = self.sampler.sample();
@@ -80,6 +80,7 @@ impl<'a, B: Backend> Watch<'a, B> {
 
     /// Gives the compactor time, with everything still alive, and looks again.
     pub fn settle(&self, figures: &mut Figures, end: Sample, pause: Option<Paused<'_>>) {
+        (self.report)(Message::Settling);
         let start = Instant::now();
         let settle = Duration::from_millis(self.job.settle_ms);
         let need = self.had_to_move(end);

@@ -89,12 +89,12 @@ pub enum After {
 #[derive(Debug, Clone, Copy)]
 pub struct Scale {
     /// What is left of them.
-    pub percent: u32,
+    pub percent: f64,
 }
 
 impl Scale {
     fn of(self, count: u64) -> u64 {
-        (count * u64::from(self.percent) / 100).max(1)
+        ((count as f64 * self.percent / 100.0).round() as u64).max(1)
     }
 }
 

@@ -1,11 +1,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::backend::faulty::{Fault, Faulty};
 use crate::backend::global::Global;
 use crate::failure::Trouble;
-use crate::figures::ShufflerFigures;
 use crate::trace::{Builder, Trace};
 
 /// Blocks that come and go, some resized, some aligned, some left alive; `blocks` of them.
@@ -62,80 +60,6 @@ fn the_peak_of_one_copy_is_exact() {
     let figures = run(Global(System), &load(&trace, 1, false)).unwrap();
     assert_eq!((figures.peak_live, figures.end_live), (6000, 1100));
     assert_eq!((figures.peak_ratio, figures.end_ratio), (None, None), "too little for a ratio");
-}
-
-/// The system allocator with one fault, at the use of number `fault_at` of the kind that the fault is about.
-struct Faulty {
-    inner: Global<System>,
-    uses: AtomicU64,
-    fault_at: u64,
-    fault: Fault,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Fault {
-    /// A write whose last byte does not arrive.
-    Spoil,
-    /// A read that is refused.
-    Refuse,
-    /// A read that finds the block a byte further on.
-    Shift,
-    /// A live block too many at the end.
-    LeaveAlive,
-}
-
-impl Faulty {
-    fn new(fault: Fault, fault_at: u64) -> Self {
-        Self { inner: Global(System), uses: AtomicU64::new(0), fault_at, fault }
-    }
-
-    /// Whether this use is the one.
-    fn is_due(&self) -> bool {
-        self.uses.fetch_add(1, Ordering::Relaxed) == self.fault_at
-    }
-}
-
-impl Backend for Faulty {
-    type Block = <Global<System> as Backend>::Block;
-
-    fn allocate(&self, layout: Layout) -> Result<Self::Block, String> {
-        self.inner.allocate(layout)
-    }
-
-    fn layout(block: &Self::Block) -> Layout {
-        Global::<System>::layout(block)
-    }
-
-    unsafe fn read<R>(&self, block: &Self::Block, look: impl FnOnce(&[u8]) -> R) -> Result<R, String> {
-        let refuse = self.fault == Fault::Refuse && self.is_due();
-        let start = usize::from(self.fault == Fault::Shift && self.is_due());
-        if refuse {
-            return Err("refused by the test".into());
-        }
-        // SAFETY: passed on from the caller.
-        unsafe { self.inner.read(block, |bytes| look(&bytes[start..])) }
-    }
-
-    fn write<R>(&self, block: &mut Self::Block, change: impl FnOnce(&mut [MaybeUninit<u8>]) -> R) -> Result<R, String> {
-        let spoil = self.fault == Fault::Spoil && self.is_due();
-        self.inner.write(block, |bytes| {
-            let result = change(bytes);
-            if let Some(last) = bytes.last_mut().filter(|_| spoil) {
-                // SAFETY: `change` is told to write the whole block, and the tests' changes do.
-                last.write(unsafe { last.assume_init() } ^ 1);
-            }
-            result
-        })
-    }
-
-    fn free(&self, block: Self::Block) -> Result<(), String> {
-        self.inner.free(block)
-    }
-
-    fn finish(&mut self) -> ShufflerFigures {
-        let blocks = u64::from(self.fault == Fault::LeaveAlive);
-        ShufflerFigures { final_live_blocks: Some(blocks), ..ShufflerFigures::default() }
-    }
 }
 
 /// 64 blocks of 4096 bytes at a multiple of 4096, all freed.
