@@ -3,7 +3,8 @@
 use super::Core;
 use super::lease::{with_last_shard, with_shard};
 use super::settle::End;
-use crate::arena::pool::{LargeBlock, Purpose};
+use crate::arena::large::LargeBlock;
+use crate::arena::pool::Purpose;
 use crate::arena::shard::{Counts, Filled, Private, add};
 use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State};
 use crate::builder::Budget;
@@ -51,6 +52,11 @@ impl Building<'_> {
     #[inline]
     pub(crate) fn payload(&self) -> NonNull<u8> {
         payload_at(self.address)
+    }
+
+    /// What the entry's extent is to be.
+    pub(super) fn extent(&self) -> u32 {
+        self.extent
     }
 
     /// Makes the block known. The contents are whole.
@@ -281,14 +287,14 @@ impl Core {
 
     /// At the memory limit: one bounded step, no destructors, and every empty arena back.
     #[cold]
-    fn relieve(&self) {
+    pub(super) fn relieve(&self) {
         // The bytes are the bound; the time is there for a machine that has none for this thread.
         const RELIEF: Budget = Budget { bytes: 8 << 20, time: Duration::from_millis(50) };
         self.step(RELIEF, crate::compact::Duty::Relief);
         self.pool.release_excess(&self.supply, 0, usize::MAX);
     }
 
-    fn with_pins(&self, cause: AllocError) -> AllocError {
+    pub(super) fn with_pins(&self, cause: AllocError) -> AllocError {
         match cause {
             AllocError::MemoryLimit { limit, used, requested, .. } => {
                 AllocError::MemoryLimit { limit, used, requested, pinned: self.pinned_bytes() }
