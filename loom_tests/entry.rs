@@ -857,6 +857,7 @@ fn a_shortening_a_free_and_a_move() {
         race(&world, [shortener, freer(&world, version), thread(Mine::walk_and_move)]);
         world.finish();
         world.assert_ended(version);
+        assert!(world.is_idle(), "the arena was not emptied");
     });
 }
 
