@@ -47,7 +47,7 @@ mutant() {
     fi
 }
 
-word=src/table/word.rs entry=src/table/entry.rs account=src/arena/account.rs ready=src/ready.rs signal=src/compact/signal.rs callers=loom_tests/support/world.rs
+word=src/table/word.rs header=src/arena/header.rs entry=src/table/entry.rs account=src/arena/account.rs ready=src/ready.rs signal=src/compact/signal.rs callers=loom_tests/support/world.rs
 
 # The rules marked with a warning sign in the design.
 mutant 'no second look at the version after a hold' entry reuse_against_a_stale_rent $entry \
@@ -78,9 +78,33 @@ mutant 'an exclusive rent is given while MOVING' entry a_write_a_rent_and_a_move
 mutant 'a move begins under a rent' entry a_walker_a_rent_and_a_move $word \
     's/self\.0 & \(\(0b1111 << RENTS_BITS\) \| RENTS_MASK\) == Self::OPEN/self.0 \& (0b1111 << RENTS_BITS) == Self::OPEN/'
 mutant 'the wiper asks for other claims before it gives the bytes back' entry two_late_helpers $callers \
-    's/let \(outcome, before\) = self\.arena\(address\)\.account\.subtract\(BYTES\);/let before = self.arena(address).account.balance();\n        let (outcome, _) = self.arena(address).account.subtract(BYTES);/'
+    's/let \(outcome, before\) = self\.arena\(address\)\.account\.subtract\(bytes\);/let before = self.arena(address).account.balance();\n        let (outcome, _) = self.arena(address).account.subtract(bytes);/'
 mutant 'the puncher asks for other claims before it reads the header' entry a_walker_a_mover_and_a_helper_without_memory $callers \
     's/if self\.world\.header\.load\(\)\.state\(\) == State::Dead\s*&& self\.world\.arena\(HOME\)\.account\.balance\(\)\.claims == 1/if self.world.arena(HOME).account.balance().claims == 1 \&\& self.world.header.load().state() == State::Dead/'
+
+# Resizing.
+mutant 'a resize does not mind that the life was ended' entry a_resize_a_rent_and_a_free $entry \
+    's/while seen\.is_open\(\) \{\n/while seen.is_exclusive() {\n/; s/debug_assert!\(seen\.is_exclusive\(\)\);/let open = Word::from_bits(seen.to_bits() | 1 << 15);/; s/seen\.moved_to\(address\)/open.moved_to(address)/'
+mutant 'a resize goes by the address that it read before the hold' entry a_resize_a_rent_and_a_move $callers \
+    's/let old = self\.hold\(version, Hold::Exclusive\)\?;\n(\s+)let fresh/let old = self.world.entry.word().address();\n        self.hold(version, Hold::Exclusive)?;\n$1let fresh/'
+mutant 'a resize forgets who waits' entry a_waiter_and_a_resize $word \
+    's/Self\(self\.0 & \(\(1 << LOCATION_SHIFT\) - 1\) \|/Self(self.0 \& ((1 << LOCATION_SHIFT) - 1) \& !Self::WAITED |/; s/ && held\.is_waited\(\)//'
+mutant 'a large extent before the large block' entry queries_against_a_resize $callers \
+    's/assert!\(entry\.relink\(large\)\);\n(\s+)(entry\.set_extent\(extent_of\(version\) \+ LARGE\);)/$2\n$1assert!(entry.relink(large));/'
+mutant 'a small block before its extent' entry queries_against_a_resize $callers \
+    's/entry\.set_extent\(extent_of\(version\)\);\n(\s+)assert!\(entry\.relink\(small\)\);/assert!(entry.relink(small));\n$1entry.set_extent(extent_of(version));/'
+mutant 'a mover goes by the header that it read before MOVING' entry a_shortening_a_rent_and_a_move $callers \
+    's/let header = self\.world\.header\.load\(\);\n(\s+)if header\.footprint\(\) < room/let header = seen;\n$1if header.footprint() < room/'
+mutant 'a mover keeps room that it does not need' entry a_shortening_a_rent_and_a_move $callers \
+    's/room = header\.footprint\(\);/room += 0;/'
+mutant 'the bytes of a tail are not given back' entry a_shortening_a_free_and_a_move $callers \
+    's/account\.subtract\(rest\)/account.subtract(rest - 8 + 1)/'
+mutant 'the new length before the filler' entry a_shortening_and_a_walker $header \
+    's/if rest > 0 \{/self.store(new);\n        if rest > 0 {/'
+mutant 'header: store relaxed' entry a_shortening_and_a_walker $header \
+    's/self\.0\.store\(header\.0, Ordering::Release\)/self.0.store(header.0, Ordering::Relaxed)/'
+mutant 'header: load relaxed' entry a_shortening_and_a_walker $header \
+    's/Header\(self\.0\.load\(Ordering::Acquire\)\)/Header(self.0.load(Ordering::Relaxed))/'
 
 # Waiting.
 mutant 'a sleeper does not validate under the lock' entry a_waiter_and_the_last_return $callers \
@@ -124,6 +148,8 @@ mutant 'set_extent: relaxed' entry queries_against_reuse $entry \
     's/self\.extent\.store\(extent, Ordering::Release\)/self.extent.store(extent, Ordering::Relaxed)/'
 mutant 'word: relaxed' entry queries_against_reuse $entry \
     's/self\.word\.load\(Ordering::Acquire\)/self.word.load(Ordering::Relaxed)/'
+mutant 'relink: relaxed' entry queries_against_a_resize $entry \
+    's/seen\.moved_to\(address\), Ordering::Release/seen.moved_to(address), Ordering::Relaxed/'
 mutant 'replace: relaxed' entry a_publish_a_rent_and_a_free $entry \
     's/Word::open_at\(address\), Ordering::Release/Word::open_at(address), Ordering::Relaxed/'
 

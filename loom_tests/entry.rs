@@ -767,3 +767,107 @@ fn queries_against_reuse() {
         world.assert_alive(3);
     });
 }
+
+#[test]
+fn a_resize_a_rent_and_a_free() {
+    let paths = ["resized", "freed before it was resized", "read", "freed while held", "freed while not held"];
+    check("a resize, a rent and a free", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        let resizer = stale(&world, move |mine| mine.resize(version, 5).map(drop));
+        race(&world, [resizer, reader(version), freer(&world, version)]);
+        world.finish();
+        world.assert_ended(version);
+    });
+}
+
+#[test]
+fn a_resize_a_rent_and_a_move() {
+    let paths = ["resized", "read", "moved by a helper", "moved by a mover", "a mover lost", "skipped as held"];
+    check("a resize, a rent and a move", 2, &paths, |paths| {
+        let (world, version) = World::alive(paths, 3);
+        let resizer = stale(&world, move |mine| mine.resize(version, 5).map(drop));
+        race(&world, [resizer, reader(version), mover()]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+/// Who waits while a block is resized waits for the new one.
+#[test]
+fn a_waiter_and_a_resize() {
+    let paths = ["slept", "woke", "resized", "read"];
+    check("a waiter and a resize", 4, &paths, |paths| {
+        let (world, version) = World::alive(paths, 2);
+        let resizer = stale(&world, move |mine| mine.resize(version, 5).map(drop));
+        race(&world, [resizer, thread(move |mine| assert!(mine.wait_and(version, Hold::Shared)))]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+/// A query that finds the extent of a large block is not kept from an answer by a resize that has stopped.
+#[test]
+fn queries_against_a_resize() {
+    let paths = ["saw a small block", "saw a large block", "looked again"];
+    check("queries against a resize", 5, &paths, |paths| {
+        let (world, version) = World::alive(paths, 2);
+        let large = Mine::new(&world, 1).place();
+        let resize = thread(move |mine| assert_eq!(mine.grow_and_shrink(version)[0], large));
+        race(&world, [resize, thread(move |mine| mine.query_length(version, large))]);
+    });
+}
+
+/// A mover makes room by the header that it came by, and the block may be shorter by the time that it moves.
+#[test]
+fn a_shortening_a_rent_and_a_move() {
+    let paths = [
+        "shortened at home",
+        "shortened elsewhere",
+        "shorter than its room",
+        "read",
+        "moved by a helper",
+        "moved by a mover",
+        "a mover lost",
+        "skipped as held",
+    ];
+    check("a shortening, a rent and a move", 2, &paths, |paths| {
+        let (world, version) = World::long(paths, 3);
+        let shortener = stale(&world, move |mine| mine.shorten(version));
+        race(&world, [shortener, reader(version), thread(Mine::walk_and_move)]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+#[test]
+fn a_shortening_a_free_and_a_move() {
+    let paths = [
+        "shortened at home",
+        "shortened elsewhere",
+        "shorter than its room",
+        "freed while held",
+        "freed while not held",
+        "freed while moving, settled",
+        "freed while moving, put off",
+        "settled by the last return",
+    ];
+    check("a shortening, a free and a move", 2, &paths, |paths| {
+        let (world, version) = World::long(paths, 3);
+        let shortener = stale(&world, move |mine| mine.shorten(version));
+        race(&world, [shortener, freer(&world, version), thread(Mine::walk_and_move)]);
+        world.finish();
+        world.assert_ended(version);
+        assert!(world.is_idle(), "the arena was not emptied");
+    });
+}
+
+#[test]
+fn a_shortening_and_a_walker() {
+    let paths = ["shortened at home", "walked over a filler", "walked over the whole block"];
+    check("a shortening and a walker", 5, &paths, |paths| {
+        let (world, version) = World::long(paths, 2);
+        race(&world, [stale(&world, move |mine| mine.shorten(version)), thread(Mine::walk)]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}

@@ -141,6 +141,46 @@ impl fmt::Display for AllocError {
 
 impl StdError for AllocError {}
 
+/// Why a slice was not resized. It is as it was, unless it was freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ResizeError {
+    /// The block could not be accessed.
+    Access(AccessError),
+    /// Memory for the new length could not be had.
+    Alloc(AllocError),
+}
+
+impl fmt::Display for ResizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Access(error) => write!(f, "block not resized: {error}"),
+            Self::Alloc(error) => write!(f, "block not resized: {error}"),
+        }
+    }
+}
+
+impl StdError for ResizeError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(match self {
+            Self::Access(error) => error,
+            Self::Alloc(error) => error,
+        })
+    }
+}
+
+impl From<AccessError> for ResizeError {
+    fn from(error: AccessError) -> Self {
+        Self::Access(error)
+    }
+}
+
+impl From<AllocError> for ResizeError {
+    fn from(error: AllocError) -> Self {
+        Self::Alloc(error)
+    }
+}
+
 /// A setting that the builder refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -272,6 +312,15 @@ impl From<ConfigError> for Error {
     }
 }
 
+impl From<ResizeError> for Error {
+    fn from(error: ResizeError) -> Self {
+        match error {
+            ResizeError::Access(error) => Self::Access(error),
+            ResizeError::Alloc(error) => Self::Alloc(error),
+        }
+    }
+}
+
 impl<T, C: Into<Error>> From<Rejected<T, C>> for Error {
     /// Keeps the cause; the value is dropped.
     fn from(rejected: Rejected<T, C>) -> Self {
@@ -374,6 +423,17 @@ mod tests {
     }
 
     #[test]
+    fn a_resize_error_has_its_cause() {
+        let (busy, overflow) = (ResizeError::from(AccessError::Busy), ResizeError::from(AllocError::LayoutOverflow));
+        assert_eq!(busy.to_string(), format!("block not resized: {}", AccessError::Busy));
+        assert_eq!(overflow.to_string(), format!("block not resized: {}", AllocError::LayoutOverflow));
+        assert_eq!(busy.source().and_then(|source| source.downcast_ref()), Some(&AccessError::Busy));
+        assert_eq!(overflow.source().and_then(|source| source.downcast_ref()), Some(&AllocError::LayoutOverflow));
+        assert_eq!(Error::from(busy), Error::Access(AccessError::Busy));
+        assert_eq!(Error::from(overflow), Error::Alloc(AllocError::LayoutOverflow));
+    }
+
+    #[test]
     fn config_errors_name_the_setting() {
         let error = ConfigError::new("arena_bytes", 3, "it must be a power of two");
         assert_eq!((error.field, error.value.as_str(), error.why), ("arena_bytes", "3", "it must be a power of two"));
@@ -419,6 +479,7 @@ mod tests {
         check::<AllocError>();
         check::<ConfigError>();
         check::<Error>();
+        check::<ResizeError>();
         check::<Rejected<Vec<u8>>>();
     }
 }

@@ -47,7 +47,7 @@ pub use compact::policy;
 pub use compact::{CompactorState, Progress, ShuffleReport};
 pub use directory::{Directory, OpaqueHandle, Rights};
 pub use engine::access::Freed;
-pub use error::{AccessError, AllocError, ConfigError, Error, Rejected};
+pub use error::{AccessError, AllocError, ConfigError, Error, Rejected, ResizeError};
 pub use handle::{Handle, RawHandle, Versioned};
 pub use owned::Owned;
 pub use reader::{Frozen, Reader};

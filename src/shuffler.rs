@@ -6,7 +6,7 @@ use crate::compact::{Duty, Progress, ShuffleReport};
 use crate::engine::access::Freed;
 use crate::engine::allocate::Building;
 use crate::engine::{Core, Life};
-use crate::error::{AccessError, AllocError, Rejected};
+use crate::error::{AccessError, AllocError, Rejected, ResizeError};
 use crate::handle::{Handle, RawHandle, Versioned};
 use crate::owned::Owned;
 use crate::reader::{Frozen, Reader};
@@ -283,6 +283,24 @@ impl Shuffler {
         Ok(unsafe { OwnedRent::new(self.core.clone(), NonNull::from(entry), self.core.value_at(address)) })
     }
 
+    /// Makes a slice longer, with zeroed elements, or shorter, dropping the last ones. The handle stays. Never waits.
+    ///
+    /// A slice that becomes shorter stays where it is, and so does one that there is room for: within the 8 bytes that its
+    /// length was rounded up to, or, of more than 64 KiB, within whole arenas' lengths of address space. Others are copied.
+    ///
+    /// The elements' destructors run here, with no lock held; meanwhile the slice is rented to write. If one panics the
+    /// slice is shorter all the same, and the panic goes on to the caller.
+    ///
+    /// # Errors
+    ///
+    /// As for [`rent_mut`](Self::rent_mut), `Busy` among them, or what [`AllocError`] tells: `LayoutOverflow` if `n` values
+    /// are more bytes than an address space has. The slice is as it was. To become shorter needs no memory.
+    #[doc(alias = "realloc")]
+    pub fn resize<T: Zeroable + Send + 'static>(&self, handle: Handle<[T]>, n: usize) -> Result<(), ResizeError> {
+        let payload = n.checked_mul(size_of::<T>()).ok_or(AllocError::LayoutOverflow)?;
+        self.core.resize(handle.raw(), <[T] as StoredLayout>::PLAIN, payload)
+    }
+
     /// A look at `Versioned` blocks: what is read under it stays readable until it is dropped, even if moved or freed
     /// meanwhile.
     pub fn reader(&self) -> Reader<'_> {
@@ -338,10 +356,10 @@ impl Shuffler {
     }
 
     fn pointer<T: 'static>(&self, handle: RawHandle, hold: Hold) -> Result<NonNull<T>, AccessError> {
-        let glimpse = self.core.glimpse(handle)?;
+        let (glimpse, payload) = self.core.glimpse_sized(handle)?;
         let stored = glimpse.info;
         let fits = if stored.is_raw() {
-            align_of::<T>() <= stored.align && size_of::<T>() <= self.core.payload_bytes(handle, &glimpse)?
+            align_of::<T>() <= stored.align && size_of::<T>() <= payload
         } else {
             [<T as StoredLayout>::PLAIN, <[T] as StoredLayout>::PLAIN].into_iter().any(|info| stored.same(info))
         };
@@ -414,11 +432,8 @@ impl Shuffler {
     #[doc(alias = "getSize")]
     pub fn get_size(&self, handle: impl Into<RawHandle>) -> Result<usize, AccessError> {
         let handle = handle.into();
-        let glimpse = self.core.glimpse(handle)?;
-        if glimpse.pending_free {
-            return Err(AccessError::Stale);
-        }
-        self.core.payload_bytes(handle, &glimpse)
+        let (glimpse, payload) = self.core.glimpse_sized(handle)?;
+        if glimpse.pending_free { Err(AccessError::Stale) } else { Ok(payload) }
     }
 
     /// All that is known of a block. Takes no hold. A block that was freed while it was rented is still shown, as
@@ -430,10 +445,10 @@ impl Shuffler {
     #[doc(alias = "MemoryEntry")]
     pub fn inspect(&self, handle: impl Into<RawHandle>) -> Result<BlockInfo, AccessError> {
         let handle = handle.into();
-        let glimpse = self.core.glimpse(handle)?;
+        let (glimpse, size) = self.core.glimpse_sized(handle)?;
         Ok(BlockInfo {
             address: glimpse.address,
-            size: self.core.payload_bytes(handle, &glimpse)?,
+            size,
             handle,
             rents: glimpse.rents,
             exclusive: glimpse.exclusive,

@@ -95,6 +95,11 @@ impl TypeInfo {
         self.drop.is_some()
     }
 
+    /// Whether values take no bytes.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stride == 0
+    }
+
     /// The type's name as errors give it.
     pub(crate) fn name(&self) -> &'static str {
         (self.name)()

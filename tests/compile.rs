@@ -2,7 +2,7 @@
 
 use memory_shuffler::{
     AccessError, AllocError, Builder, ConfigError, Directory, Error, Handle, Owned, OwnedRent, Paused, RawHandle,
-    Rejected, Rent, RentMut, Shuffler, Versioned,
+    Rejected, Rent, RentMut, ResizeError, Shuffler, Versioned,
 };
 use std::cell::Cell;
 use std::fmt::Debug;
@@ -64,6 +64,7 @@ const _: () = {
     an_error::<AllocError>();
     an_error::<ConfigError>();
     an_error::<Error>();
+    an_error::<ResizeError>();
     an_error::<Rejected<Vec<u8>>>();
 
     debug::<Shuffler>();

@@ -1,7 +1,7 @@
 //! A small memory under the real entry: cells that report every race, arenas with the real account, and the few lines
 //! that callers put around the transitions.
 //!
-//! A block is one cell, its header (slot and life) and its payload together; the address of cell `c` of arena `a` is a
+//! A block is one cell, its header (slot, life and length) and its payload together; the address of cell `c` of arena `a` is a
 //! multiple of 8. Arena 0 is sealed and holds the block at [`HOME`]; every thread copies into an active arena of its own.
 //! An emptied arena is poisoned through `with_mut`, so whoever still looks at it races or reads poison.
 
@@ -24,15 +24,22 @@ pub(crate) const SLOT: u32 = 7;
 /// Bytes that a block counts in its arena's account.
 const BYTES: usize = 16;
 const CELLS: usize = 2;
+/// Payload bytes of a [`long`](World::long) block, and what a shortening leaves of them.
+const LONG: usize = 16;
+const SHORT: usize = 8;
+/// Added to the extent of a life while its block is large.
+const LARGE: u32 = 1;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Block {
     slot: u32,
     life: u32,
     payload: u64,
+    /// Payload bytes; of the block at [`HOME`] its atomic header tells.
+    bytes: usize,
 }
 
-const POISON: Block = Block { slot: 0xDEAD, life: 0xDEAD, payload: 0xDEAD };
+const POISON: Block = Block { slot: 0xDEAD, life: 0xDEAD, payload: 0xDEAD, bytes: 0xDEAD };
 
 /// What the extent of a life is, so that a query can tell whose it read.
 pub(crate) fn extent_of(life: u32) -> u32 {
@@ -57,6 +64,8 @@ struct Log {
     waiting: Vec<usize>,
     /// What each life's payload must be now; changed only by who holds the block exclusively.
     payloads: BTreeMap<u32, u64>,
+    /// Payload bytes of the block in a [`long`](World::long) world; changed as the payloads are.
+    bytes: usize,
     /// How often each arena was emptied.
     emptied: [usize; 5],
     /// Lives of arena 0.
@@ -77,8 +86,12 @@ pub(crate) enum Freed {
 pub(crate) struct World {
     pub(crate) entry: Entry,
     arenas: Vec<Arena>,
-    /// The header of the block at [`HOME`], as walkers read it: whether its bytes are dead.
+    /// The header of the block at [`HOME`], as walkers read it: how long it is and whether its bytes are dead.
     header: AtomicHeader,
+    /// What lies where a shortened block at [`HOME`] ends: a part of its payload, until a filler is there.
+    tail: AtomicHeader,
+    /// Whether lengths matter: looked at only then, so that other models are not larger for it.
+    long: bool,
     /// Set by whoever emptied arena 0: it may be used again.
     idle: AtomicBool,
     parking: Mutex<()>,
@@ -95,15 +108,21 @@ unsafe impl Send for World {}
 impl World {
     /// A world with room for the copies of `threads` threads, and an entry in no life.
     pub(crate) fn new(paths: &Paths, threads: usize) -> Arc<Self> {
+        Self::with_home(paths, threads, BYTES - HEADER_BYTES)
+    }
+
+    fn with_home(paths: &Paths, threads: usize, bytes: usize) -> Arc<Self> {
         let arena = || Arena { account: Account::new(), cells: std::array::from_fn(|_| UnsafeCell::new(POISON)) };
         Arc::new(Self {
             entry: Entry::vacant(0),
             arenas: (0..=threads).map(|_| arena()).collect(),
-            header: AtomicHeader::new(Header::new(SLOT, BYTES - HEADER_BYTES, 1, State::Live)),
+            header: AtomicHeader::new(Header::new(SLOT, bytes, 1, State::Live)),
+            tail: AtomicHeader::new(Header::new(0xDEAD, 0xDEAD, 9, State::Live)),
+            long: bytes == LONG,
             idle: AtomicBool::new(false),
             parking: Mutex::new(()),
             bell: Condvar::new(),
-            log: std::sync::Mutex::default(),
+            log: std::sync::Mutex::new(Log { bytes, ..Log::default() }),
             paths: paths.clone(),
         })
     }
@@ -111,6 +130,13 @@ impl World {
     /// A world whose block at [`HOME`] is in its first life, with payload 1.
     pub(crate) fn alive(paths: &Paths, threads: usize) -> (Arc<Self>, u32) {
         let world = Self::new(paths, threads);
+        let version = world.start(1, 1);
+        (world, version)
+    }
+
+    /// As [`alive`](Self::alive), with a block that can become shorter.
+    pub(crate) fn long(paths: &Paths, threads: usize) -> (Arc<Self>, u32) {
+        let world = Self::with_home(paths, threads, LONG);
         let version = world.start(1, 1);
         (world, version)
     }
@@ -154,7 +180,7 @@ impl World {
 
     /// Opens arena 0, sealed, with one block of this slot at [`HOME`], and begins its life.
     pub(crate) fn start(&self, life: u32, payload: u64) -> u32 {
-        self.open_home(Block { slot: SLOT, life, payload });
+        self.open_home(Block { slot: SLOT, life, payload, bytes: SHORT });
         self.log().payloads.insert(life, payload);
         let version = self.entry.begin_life(HOME, extent_of(life));
         assert_eq!(version, life, "the slot's next life is not the one after its last");
@@ -163,7 +189,7 @@ impl World {
 
     /// Opens arena 0, sealed, with a block of another slot at [`HOME`].
     pub(crate) fn start_stranger(&self) {
-        self.open_home(Block { slot: 8, life: 1, payload: 8 });
+        self.open_home(Block { slot: 8, life: 1, payload: 8, bytes: SHORT });
     }
 
     /// As [`alive`](Self::alive), with a second block in arena 0, so that the death of the first does not empty it.
@@ -175,14 +201,15 @@ impl World {
 
     fn open_home(&self, block: Block) {
         self.put(HOME, block);
-        self.header.store(self.header.load().with_state(State::Live));
-        self.arena(HOME).account.open_sealed(BYTES);
+        let header = self.header.load().with_state(State::Live);
+        self.header.store(header);
+        self.arena(HOME).account.open_sealed(header.footprint());
         self.log().opened += 1;
     }
 
     /// Begins a life of the entry at a place in the caller's own arena.
     pub(crate) fn start_at(&self, address: usize, life: u32, payload: u64) -> u32 {
-        self.put(address, Block { slot: SLOT, life, payload });
+        self.put(address, Block { slot: SLOT, life, payload, bytes: SHORT });
         self.log().payloads.insert(life, payload);
         let version = self.entry.begin_life(address, extent_of(life));
         assert_eq!(version, life, "the slot's next life is not the one after its last");
@@ -195,15 +222,27 @@ impl World {
         self.idle.load(Ordering::Acquire)
     }
 
-    /// Says to walkers that the bytes are dead.
-    fn die(&self, address: usize) {
-        if address == HOME {
-            self.header.store(self.header.load().with_state(State::Dead));
+    /// Payload bytes of a block, in a world in which they matter.
+    fn bytes_at(&self, address: usize) -> usize {
+        match (self.long, address) {
+            (false, _) => SHORT,
+            (true, HOME) => self.header.load().payload(),
+            _ => self.look(address).bytes,
         }
     }
 
-    fn subtract(&self, address: usize) -> bool {
-        let (outcome, before) = self.arena(address).account.subtract(BYTES);
+    /// Says to walkers that the bytes are dead, and tells how many.
+    fn die(&self, address: usize) -> usize {
+        if address != HOME {
+            return BYTES;
+        }
+        let header = self.header.load();
+        self.header.store(header.with_state(State::Dead));
+        header.footprint()
+    }
+
+    fn subtract(&self, address: usize, bytes: usize) -> bool {
+        let (outcome, before) = self.arena(address).account.subtract(bytes);
         self.after(outcome, address);
         before.sealed && before.claims == 1
     }
@@ -239,8 +278,8 @@ impl World {
         assert_eq!(block.slot, SLOT, "settled what is not a block of this slot");
         self.put(address, POISON);
         self.log().settled.push(block.life);
-        self.die(address);
-        self.subtract(address);
+        let bytes = self.die(address);
+        self.subtract(address, bytes);
     }
 
     /// Settles a block that was freed while movers could be copying it: at once if the caller is the only one with a claim.
@@ -331,8 +370,9 @@ impl World {
     pub(crate) fn assert_alive(&self, version: u32) {
         let word = self.entry.word();
         assert!(word.is_open() && self.entry.version() == version, "the life {version} is over");
-        let payload = self.log().payloads[&version];
-        assert_eq!(self.look(word.address()), Block { slot: SLOT, life: version, payload });
+        let (payload, bytes) = (self.log().payloads[&version], self.bytes_at(word.address()));
+        assert_eq!(Block { bytes, ..self.look(word.address()) }, Block { slot: SLOT, life: version, payload, bytes });
+        assert!(!self.long || bytes == self.log().bytes, "a length was lost");
     }
 
     /// At the end of a model: the last life was `version`, and it is over.
@@ -412,6 +452,10 @@ impl Mine {
         let block = self.world.look(address);
         assert_eq!((block.slot, block.life), (SLOT, version), "held another block than the handle's");
         assert_eq!(block.payload, self.world.log().payloads[&version], "a write was lost");
+        if self.world.long {
+            let bytes = self.world.bytes_at(address);
+            assert_eq!(bytes, self.world.log().bytes, "a length was lost");
+        }
         Ok(address)
     }
 
@@ -460,7 +504,7 @@ impl Mine {
     /// `publish`: a new block in the place of the old. `false`: freed meanwhile, or stale.
     pub(crate) fn publish(&self, version: u32, payload: u64) -> Result<bool, Refused> {
         let fresh = self.place();
-        self.world.put(fresh, Block { slot: SLOT, life: version, payload });
+        self.world.put(fresh, Block { slot: SLOT, life: version, payload, bytes: SHORT });
         let old = match self.hold(version, Hold::Exclusive) {
             Ok(old) => old,
             Err(refused) => {
@@ -476,9 +520,7 @@ impl Mine {
                     self.world.ring();
                 }
                 // The old block is not the life's any more: retired without settling the life.
-                self.world.put(old, POISON);
-                self.world.die(old);
-                self.world.subtract(old);
+                self.bury(old);
                 Ok(true)
             }
             Err(left) => {
@@ -488,6 +530,125 @@ impl Mine {
                 self.world.carry(left);
                 Ok(false)
             }
+        }
+    }
+
+    /// The block at `address` is not the life's any more: retired without settling the life.
+    fn bury(&self, address: usize) {
+        self.world.put(address, POISON);
+        let bytes = self.world.die(address);
+        self.world.subtract(address, bytes);
+    }
+
+    /// A resize that needs another block: links it under the hold. `false`: freed meanwhile.
+    pub(crate) fn resize(&self, version: u32, payload: u64) -> Result<bool, Refused> {
+        let old = self.hold(version, Hold::Exclusive)?;
+        let fresh = self.place();
+        self.world.put(fresh, Block { payload, ..self.world.look(old) });
+        let linked = self.world.entry.relink(fresh);
+        if linked {
+            self.reached("resized");
+            self.world.log().payloads.insert(version, payload);
+            self.world.entry.set_extent(extent_of(version));
+            self.bury(old);
+        } else {
+            self.reached("freed before it was resized");
+            self.world.put(fresh, POISON);
+        }
+        let settled = self.world.leave(Hold::Exclusive);
+        assert!(linked || settled, "what a free left was not settled");
+        Ok(linked)
+    }
+
+    /// Makes the block large, and then small again, each time in another place.
+    pub(crate) fn grow_and_shrink(&self, version: u32) -> [usize; 2] {
+        let entry = &self.world.entry;
+        self.hold(version, Hold::Exclusive).unwrap();
+        let [large, small] = [self.place(), self.place()];
+        assert!(entry.relink(large));
+        entry.set_extent(extent_of(version) + LARGE);
+        self.world.leave(Hold::Exclusive);
+        entry.hold(version, Hold::Exclusive, self).unwrap();
+        entry.set_extent(extent_of(version));
+        assert!(entry.relink(small));
+        self.world.leave(Hold::Exclusive);
+        [large, small]
+    }
+
+    /// What a query reads while a resize goes on: where the extent says large, the word leads to the large block, unless
+    /// another look tells better.
+    pub(crate) fn query_length(&self, version: u32, large: usize) {
+        let entry = &self.world.entry;
+        if entry.extent() == extent_of(version) {
+            return self.reached("saw a small block");
+        }
+        let address = entry.word().address();
+        if address == large {
+            self.reached("saw a large block");
+        } else {
+            self.reached("looked again");
+            assert_eq!(entry.extent(), extent_of(version), "large, and not there");
+        }
+    }
+
+    /// Makes the block shorter where it is.
+    pub(crate) fn shorten(&self, version: u32) -> Result<(), Refused> {
+        let address = self.hold(version, Hold::Exclusive)?;
+        if address == HOME {
+            self.reached("shortened at home");
+            let rest = self.world.header.resize(SHORT, || &self.world.tail);
+            let (outcome, _) = self.world.arena(HOME).account.subtract(rest);
+            assert_eq!(outcome, Outcome::Remains);
+        } else {
+            self.reached("shortened elsewhere");
+            self.world.put(address, Block { bytes: SHORT, ..self.world.look(address) });
+        }
+        self.world.log().bytes = SHORT;
+        self.world.entry.set_extent(extent_of(version));
+        self.world.leave(Hold::Exclusive);
+        Ok(())
+    }
+
+    /// Walks arena 0, in which there was one long block at first.
+    pub(crate) fn walk(&self) {
+        let Some(_claim) = self.world.claim(HOME) else { return };
+        let mut walked = self.world.header.load().footprint();
+        if walked < HEADER_BYTES + LONG {
+            self.reached("walked over a filler");
+            let tail = self.world.tail.load();
+            assert!(tail.is_filler() && tail.state() == State::Dead, "walked into a payload");
+            walked += tail.footprint();
+        } else {
+            self.reached("walked over the whole block");
+        }
+        assert_eq!(walked, HEADER_BYTES + LONG, "walked past the end");
+    }
+
+    /// As [`shuffle`](Self::shuffle), with room by the header that the walk came by.
+    pub(crate) fn walk_and_move(&self) {
+        let Some(claim) = self.world.claim(HOME) else { return };
+        let seen = self.world.header.load();
+        let mut room = seen.footprint();
+        let moving = match self.world.entry.begin_move(HOME) {
+            Begun::Moving(moving) => moving,
+            Begun::Held => return self.reached("skipped as held"),
+            Begun::Gone => return self.reached("gone"),
+        };
+        let header = self.world.header.load();
+        if header.footprint() < room {
+            self.reached("shorter than its room");
+            room = header.footprint();
+        }
+        let copy = Copied(self.place());
+        self.world.put(copy.0, Block { bytes: header.payload(), ..self.world.look(HOME) });
+        // The next block of the survivors' arena begins where the room ends.
+        assert_eq!(room, HEADER_BYTES + self.world.look(copy.0).bytes, "the survivors' arena cannot be walked");
+        if self.world.entry.commit(moving, Word::open_at(copy.0)) {
+            self.reached("moved by a mover");
+            self.retire(claim, HOME);
+        } else {
+            self.reached("a mover lost");
+            self.dispose(claim, copy);
         }
     }
 
@@ -543,8 +704,8 @@ impl Mine {
     /// The winner's share: it alone retires the source, and wipes it if nobody else can be copying it.
     fn retire(&self, claim: Claim<'_>, source: usize) {
         // Asked by the subtraction itself: whoever claims later comes after the commit, and so finds the word changed.
-        self.world.die(source);
-        if self.world.subtract(source) {
+        let bytes = self.world.die(source);
+        if self.world.subtract(source, bytes) {
             self.reached("wiped the source");
             self.world.put(source, POISON);
         }
@@ -615,7 +776,7 @@ impl Memory for Mine {
         let block = self.world.look(address);
         assert_eq!(block.slot, SLOT, "copied what is not a block of this slot");
         let copy = self.place();
-        self.world.put(copy, block);
+        self.world.put(copy, Block { bytes: self.world.bytes_at(address), ..block });
         Some(Copied(copy))
     }
 

@@ -87,6 +87,12 @@ impl Account {
         (Outcome::of(before - bytes as u64), Balance::of(before))
     }
 
+    /// Counts more bytes as live, in an account in which the caller has a share.
+    pub(crate) fn add(&self, bytes: usize) {
+        // Relaxed: the caller's own share is given back later, by a `subtract` that orders what has to be.
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Takes a claim, while there is something to claim.
     pub(crate) fn claim(&self) -> bool {
         let mut seen = self.0.load(Ordering::Relaxed);

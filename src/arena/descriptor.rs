@@ -63,10 +63,18 @@ pub(crate) struct Descriptor {
     used: AtomicUsize,
     /// Bytes and alignment of the chunk.
     chunk: [AtomicUsize; 2],
+    /// Bytes of the chunk that count as held from the source: all of them, but for a large block's room to grow.
+    charged: AtomicUsize,
     /// Of a large block.
     pub(crate) header: AtomicHeader,
+    /// Of a large block, else [`NO_PAYLOAD`].
     payload: AtomicUsize,
+    /// Of a large block: from here on, to the end of its chunk, every byte is zero.
+    clean_from: AtomicUsize,
 }
+
+/// The payload of memory that is not a large block's.
+const NO_PAYLOAD: usize = usize::MAX;
 
 /// What the last mover that walked the arena left there, or that filled it; notes for the policy, not for correctness.
 #[derive(Debug, Default)]
@@ -104,11 +112,19 @@ impl LastWalk {
 
 impl Descriptor {
     /// Opens the descriptor for a chunk, active. The caller has both to itself.
-    pub(crate) fn open(&self, chunk: NonNull<u8>, layout: std::alloc::Layout, ground: Ground, usage: Use, owner: u32) {
+    pub(crate) fn open(
+        &self,
+        (chunk, layout): (NonNull<u8>, std::alloc::Layout),
+        charged: usize,
+        ground: Ground,
+        usage: Use,
+        owner: u32,
+    ) {
         // Exposed provenance: addresses are packed into words and come back as pointers by `with_exposed_provenance`.
         self.base.store(chunk.as_ptr().expose_provenance(), Ordering::Relaxed);
         self.chunk[0].store(layout.size(), Ordering::Relaxed);
         self.chunk[1].store(layout.align(), Ordering::Relaxed);
+        self.charged.store(charged, Ordering::Relaxed);
         self.reopen(ground, usage, owner);
     }
 
@@ -121,7 +137,8 @@ impl Descriptor {
         self.start.store(0, Ordering::Relaxed);
         self.used.store(0, Ordering::Relaxed);
         self.packed.store(1, Ordering::Relaxed);
-        self.life.fetch_add(1, Ordering::Relaxed);
+        // Release: pairs with the acquire in `life`; who sees this life does not see the payload of an earlier one.
+        self.life.fetch_add(1, Ordering::Release);
         self.walk.forget();
         self.account.open();
     }
@@ -146,6 +163,9 @@ impl Descriptor {
         self.walk.forget();
         self.account.open();
         self.usage.store(Use::Empty as u32, Ordering::Relaxed);
+        self.payload.store(NO_PAYLOAD, Ordering::Relaxed);
+        // Release: pairs with the acquire in `life`; who sees that the life is over sees where its block went.
+        self.life.fetch_add(1, Ordering::Release);
     }
 
     pub(crate) fn base(&self) -> usize {
@@ -193,7 +213,8 @@ impl Descriptor {
     }
 
     pub(crate) fn life(&self) -> u32 {
-        self.life.load(Ordering::Relaxed)
+        // Acquire: pairs with the release in `reopen` and `vacate`.
+        self.life.load(Ordering::Acquire)
     }
 
     pub(crate) fn sealed_at(&self) -> u64 {
@@ -237,18 +258,44 @@ impl Descriptor {
         address.wrapping_sub(self.base()) < self.chunk[0].load(Ordering::Relaxed)
     }
 
-    /// Payload bytes of the large block.
-    pub(crate) fn large_payload(&self) -> usize {
-        // Acquire: pairs with the release in `set_large`; who sees the size of a later block sees that the earlier one's life
-        // is over.
-        self.payload.load(Ordering::Acquire)
+    /// Payload bytes of the large block, if there is one.
+    pub(crate) fn large_payload(&self) -> Option<usize> {
+        // Acquire: pairs with the release in `set_large_payload`; who sees the size of a later block sees that the life of the
+        // earlier one is over.
+        Some(self.payload.load(Ordering::Acquire)).filter(|&payload| payload != NO_PAYLOAD)
     }
 
-    /// Makes the descriptor a large block's: its header and its size.
-    pub(crate) fn set_large(&self, header: Header, payload: usize) {
-        self.header.store(header);
+    /// Changes the size of the large block, which the caller holds exclusively, or is making.
+    pub(crate) fn set_large_payload(&self, payload: usize) {
         // Release: pairs with the acquire in `large_payload`.
         self.payload.store(payload, Ordering::Release);
+    }
+
+    /// Makes the descriptor a large block's: its header, its size, and from where on its chunk is zero.
+    pub(crate) fn set_large(&self, header: Header, payload: usize, clean_from: usize) {
+        self.header.store(header);
+        self.set_clean_from(clean_from);
+        self.set_large_payload(payload);
+    }
+
+    /// From where on, counted from the base, every byte of a large block's chunk is zero.
+    pub(crate) fn clean_from(&self) -> usize {
+        self.clean_from.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_clean_from(&self, offset: usize) {
+        self.clean_from.store(offset, Ordering::Relaxed);
+    }
+
+    /// Bytes of the chunk that count as held from the source.
+    pub(crate) fn charged(&self) -> usize {
+        self.charged.load(Ordering::Relaxed)
+    }
+
+    /// Notes how much of a large block's chunk counts as held: that far it is used.
+    pub(crate) fn set_charged(&self, bytes: usize) {
+        self.charged.store(bytes, Ordering::Relaxed);
+        self.used.store(bytes, Ordering::Relaxed);
     }
 
     /// The header of the block whose payload is at `address`: the way to every header.
@@ -274,7 +321,7 @@ impl Descriptor {
     #[inline]
     pub(crate) unsafe fn payload_bytes(&self, address: usize) -> usize {
         if self.usage() == Use::Large {
-            return self.large_payload();
+            return self.large_payload().expect("a large block has a size");
         }
         // SAFETY: the caller's promise.
         unsafe { self.header_of(address) }.load().payload()
@@ -338,7 +385,9 @@ impl List {
             packed: AtomicUsize::new(1),
             chunk: [AtomicUsize::new(0), AtomicUsize::new(1)],
             header: AtomicHeader::new(Header::filler(HEADER_BYTES, State::Dead)),
-            payload: AtomicUsize::new(0),
+            charged: AtomicUsize::new(0),
+            payload: AtomicUsize::new(NO_PAYLOAD),
+            clean_from: AtomicUsize::new(0),
             life: AtomicU32::new(0),
             owner: AtomicU32::new(0),
             class: AtomicU32::new(0),

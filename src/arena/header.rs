@@ -117,6 +117,12 @@ impl Header {
         Self(self.0 & !3 | state as u64)
     }
 
+    /// The header of the same block with another payload.
+    #[inline]
+    pub(crate) const fn with_payload(self, payload: usize) -> Self {
+        Self::new(self.slot(), payload, self.tag(), self.state())
+    }
+
     /// Units, slack and type as one number of 30 bits: what an entry's extent mirrors.
     #[inline]
     pub(crate) const fn extent(self) -> u32 {
@@ -174,6 +180,24 @@ impl AtomicHeader {
     pub(crate) fn store(&self, header: Header) {
         // Release: pairs with the acquire in `load`; who sees DEAD comes after the last use of the bytes.
         self.0.store(header.0, Ordering::Release);
+    }
+
+    /// Gives the block another payload, of no more units than it has, and returns the bytes of the tail that this leaves:
+    /// a filler at the header that `tail` finds there. The caller holds the block exclusively.
+    ///
+    /// A walker sees the old length, or the new one with the filler behind it. A mover that read the old length has more
+    /// room for its copy than it needs, never less.
+    pub(crate) fn resize<'a>(&self, payload: usize, tail: impl FnOnce() -> &'a Self) -> usize {
+        let old = self.load();
+        let new = old.with_payload(payload);
+        debug_assert!(new.footprint() <= old.footprint());
+        let rest = old.footprint() - new.footprint();
+        if rest > 0 {
+            // Before the new length: its release is what makes the filler visible to who goes on to it.
+            tail().store(Header::filler(rest, State::Dead));
+        }
+        self.store(new);
+        rest
     }
 }
 

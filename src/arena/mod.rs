@@ -3,6 +3,7 @@
 pub(crate) mod account;
 pub(crate) mod descriptor;
 pub(crate) mod header;
+pub(crate) mod large;
 pub(crate) mod map;
 pub(crate) mod pool;
 mod ranges;

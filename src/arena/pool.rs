@@ -30,18 +30,6 @@ pub(crate) enum Purpose {
     Reserve,
 }
 
-/// A block that gets memory of its own.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LargeBlock {
-    pub(crate) payload: usize,
-    pub(crate) align: usize,
-    pub(crate) zeroed: bool,
-    pub(crate) ground: Ground,
-    /// Goes into the descriptor.
-    pub(crate) header: Header,
-    pub(crate) owner: u32,
-}
-
 /// The arenas of one shuffler.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -116,7 +104,8 @@ impl Pool {
             }
             None => {
                 let chunk = supply.acquire(self.arena_layout, keep)?;
-                self.describe(supply, chunk, self.arena_layout, ground, usage, owner)?
+                let bytes = self.arena_layout.size();
+                self.describe(supply, (chunk, self.arena_layout), bytes, ground, usage, owner)?
             }
         };
         if let Purpose::Survivors(class) = purpose {
@@ -125,26 +114,13 @@ impl Pool {
         Ok(arena)
     }
 
-    /// Memory for one large block, sealed from the first.
-    pub(crate) fn take_large(&self, supply: &Supply, block: &LargeBlock, now: u64) -> Result<ArenaRef, AllocError> {
-        // The payload starts the chunk. Aligned like an arena, it shares no place in the map with another.
-        let bytes = block.payload.max(1).checked_next_multiple_of(4096).ok_or(AllocError::LayoutOverflow)?;
-        let layout = Layout::from_size_align(bytes, block.align.max(self.arena_layout.align()))
-            .map_err(|_| AllocError::LayoutOverflow)?;
-        let keep = self.survivor_reserve;
-        let chunk = if block.zeroed { supply.acquire_zeroed(layout, keep) } else { supply.acquire(layout, keep) }?;
-        let arena = self.describe(supply, chunk, layout, block.ground, Use::Large, block.owner)?;
-        arena.set_large(block.header, block.payload);
-        arena.open_sealed(layout.size(), layout.size(), now);
-        Ok(arena)
-    }
-
-    /// A descriptor for a chunk that was just acquired; without one the chunk goes back.
-    fn describe(
+    /// A descriptor for a chunk that was just acquired, `charged` of whose bytes count as held; without one the chunk goes
+    /// back.
+    pub(super) fn describe(
         &self,
         supply: &Supply,
-        chunk: NonNull<u8>,
-        layout: Layout,
+        (chunk, layout): (NonNull<u8>, Layout),
+        charged: usize,
         ground: Ground,
         usage: Use,
         owner: u32,
@@ -154,13 +130,13 @@ impl Pool {
             Ok(prepared) => prepared,
             Err(cause) => {
                 // SAFETY: the caller acquired it just now with this layout, and nobody else has seen it.
-                unsafe { supply.release(chunk, layout) };
+                unsafe { supply.release_charged(chunk, layout, charged) };
                 return Err(cause);
             }
         };
         let vacant = lock(&self.vacant).pop();
         let arena = vacant.unwrap_or_else(|| self.list.add());
-        arena.open(chunk, layout, ground, usage, owner);
+        arena.open((chunk, layout), charged, ground, usage, owner);
         prepared.set(arena);
         Ok(arena)
     }
@@ -180,12 +156,12 @@ impl Pool {
     }
 
     fn release(&self, supply: &Supply, arena: ArenaRef) {
-        let (chunk, layout) = arena.chunk();
+        let ((chunk, layout), charged) = (arena.chunk(), arena.charged());
         // SAFETY: the descriptor has the chunk from this supply with this layout, and the arena is empty and retired.
-        unsafe { supply.release(chunk, layout) };
+        unsafe { supply.release_charged(chunk, layout, charged) };
         arena.drop_chunk();
         self.returned_arenas.fetch_add(1, Ordering::Relaxed);
-        self.returned_bytes.fetch_add(layout.size() as u64, Ordering::Relaxed);
+        self.returned_bytes.fetch_add(charged as u64, Ordering::Relaxed);
         lock(&self.vacant).push(arena);
     }
 
@@ -267,7 +243,7 @@ impl Pool {
         for arena in self.list.iter().filter(|arena| arena.has_chunk()) {
             let (chunk, layout) = arena.chunk();
             // SAFETY: the descriptor has the chunk from this supply with this layout; the core is going.
-            unsafe { supply.release(chunk, layout) };
+            unsafe { supply.release_charged(chunk, layout, arena.charged()) };
             arena.drop_chunk();
         }
         self.map.dissolve(supply);

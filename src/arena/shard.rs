@@ -140,6 +140,13 @@ impl Bump {
         self.arena.map(|arena| (arena, self.top - self.base, self.dead))
     }
 
+    /// Takes back what the last bump, of a block at `address`, has beyond `payload` bytes.
+    pub(crate) fn trim(&mut self, address: usize, payload: usize) {
+        let top = address + ((payload + 7) & !7);
+        debug_assert!(top <= self.top);
+        self.top = top;
+    }
+
     /// Takes back the last bump, which began when `top` was as `mark` says.
     pub(crate) fn rewind(&mut self, mark: BumpMark) {
         (self.top, self.dead, self.gaps) = (mark.top, mark.dead, mark.gaps);

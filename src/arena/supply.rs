@@ -37,21 +37,31 @@ impl Supply {
 
     /// A chunk with unspecified contents. `keep` bytes below the limit are left to others.
     pub(crate) fn acquire(&self, layout: Layout, keep: usize) -> Result<NonNull<u8>, AllocError> {
-        self.charged(layout, keep, || self.source.acquire(layout))
+        self.charged(layout.size(), keep, || self.source.acquire(layout))
     }
 
     /// A chunk of zeros. `keep` bytes below the limit are left to others.
     pub(crate) fn acquire_zeroed(&self, layout: Layout, keep: usize) -> Result<NonNull<u8>, AllocError> {
-        self.charged(layout, keep, || self.source.acquire_zeroed(layout))
+        self.charged(layout.size(), keep, || self.source.acquire_zeroed(layout))
     }
 
-    fn charged(
+    /// A chunk of the first of these layouts that the source has one for. Only `requested` of its bytes count as held: the
+    /// rest is room to grow into. `keep` bytes below the limit are left to others.
+    pub(crate) fn acquire_roomy(
         &self,
-        layout: Layout,
+        layouts: [Layout; 2],
+        requested: usize,
         keep: usize,
-        acquire: impl FnOnce() -> Option<NonNull<u8>>,
-    ) -> Result<NonNull<u8>, AllocError> {
-        let requested = layout.size();
+        zeroed: bool,
+    ) -> Result<(NonNull<u8>, Layout), AllocError> {
+        let acquire = |layout: Layout| {
+            let chunk = if zeroed { self.source.acquire_zeroed(layout) } else { self.source.acquire(layout) };
+            chunk.map(|chunk| (chunk, layout))
+        };
+        self.charged(requested, keep, || layouts.into_iter().find_map(acquire))
+    }
+
+    fn charged<C>(&self, requested: usize, keep: usize, acquire: impl FnOnce() -> Option<C>) -> Result<C, AllocError> {
         self.charge(requested, keep)?;
         let chunk = acquire();
         chunk.ok_or_else(|| {
@@ -79,10 +89,20 @@ impl Supply {
     ///
     /// The range consists of [pages](Self::page_bytes) of one chunk of this supply, and nobody needs its contents.
     pub(crate) unsafe fn discard(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { self.discard_charged(start, bytes, bytes) }
+    }
+
+    /// As [`discard`](Self::discard), for a part of a chunk, of whose bytes `charged` count as held.
+    ///
+    /// # Safety
+    ///
+    /// The range lies in a chunk of this supply, and nobody needs its contents.
+    pub(crate) unsafe fn discard_charged(&self, start: NonNull<u8>, bytes: usize, charged: usize) -> bool {
         // SAFETY: the caller's promise is the source's condition.
         let discarded = unsafe { self.source.discard(start, bytes) };
         if discarded {
-            self.held.fetch_sub(bytes, Ordering::Relaxed);
+            self.held.fetch_sub(charged, Ordering::Relaxed);
         }
         discarded
     }
@@ -103,9 +123,19 @@ impl Supply {
     ///
     /// The chunk came from this supply with this layout, and nobody uses it.
     pub(crate) unsafe fn release(&self, chunk: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { self.release_charged(chunk, layout, layout.size()) }
+    }
+
+    /// As [`release`](Self::release), for a chunk of whose bytes `charged` count as held.
+    ///
+    /// # Safety
+    ///
+    /// As for [`release`](Self::release).
+    pub(crate) unsafe fn release_charged(&self, chunk: NonNull<u8>, layout: Layout, charged: usize) {
         // SAFETY: the caller's promise is the source's condition.
         unsafe { self.source.release(chunk, layout) };
-        self.held.fetch_sub(layout.size(), Ordering::Relaxed);
+        self.held.fetch_sub(charged, Ordering::Relaxed);
     }
 }
 

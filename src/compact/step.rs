@@ -619,7 +619,7 @@ impl Core {
                 target.bump(header.payload(), align).expect("a block fits an empty arena")
             }
         };
-        let mut give_up = |outcome| {
+        let mut give_up = |mover: &mut MoverLease<'_>, outcome| {
             let bump = mover.private().survivors(ground, class);
             match rewind.take() {
                 Some(mark) => bump.rewind(mark),
@@ -630,18 +630,20 @@ impl Core {
         };
         let moving = match entry.begin_move(address) {
             Begun::Moving(moving) => moving,
-            Begun::Held => return give_up(Relocated::Held),
-            Begun::Gone => return give_up(Relocated::Gone),
+            Begun::Held => return give_up(mover, Relocated::Held),
+            Begun::Gone => return give_up(mover, Relocated::Gone),
         };
-        // Again: between the first look and MOVING a holder may have shortened the block; it never outgrows its room.
+        // Again: between the first look and MOVING a holder may have shortened the block; it never outgrows its room. What was
+        // bumped for it and is not needed goes back, so that one header follows the other in the survivors' arena too.
         // SAFETY: the arena is claimed, and the entry named the block.
         let header = unsafe { claim.arena.header_of(address) }.load();
+        mover.private().survivors(ground, class).trim(destination, header.payload());
         // SAFETY: MOVING is set, so nobody writes the source; the destination is the mover's own.
         unsafe { copy_block(address, destination, header) };
         #[cfg(feature = "test-hooks")]
         crate::hooks::mid_move();
         if !entry.commit(moving, Word::open_at(destination)) {
-            return give_up(Relocated::Gone);
+            return give_up(mover, Relocated::Gone);
         }
         self.retire_source(claim, address, header);
         let counts = mover.counts();

@@ -244,17 +244,27 @@ impl Core {
         }
     }
 
-    /// Payload bytes of a block.
-    pub(crate) fn payload_bytes(&self, raw: RawHandle, glimpse: &Glimpse) -> Result<usize, AccessError> {
-        if let Some(payload) = glimpse.payload {
-            return Ok(payload);
+    /// As [`glimpse`](Self::glimpse), and the block's payload bytes.
+    pub(crate) fn glimpse_sized(&self, raw: RawHandle) -> Result<(Glimpse, usize), AccessError> {
+        loop {
+            let glimpse = self.glimpse(raw)?;
+            // A resize keeps to an order in which this is a length that the block has, wherever the word leads.
+            if let Some(payload) = glimpse.payload {
+                return Ok((glimpse, payload));
+            }
+            // The descriptor tells. But a resize may have put the block elsewhere, and the descriptor may be another block's by
+            // now, even at the same address. It was this block's from the first look at its life to the second if the block was
+            // there in between. Otherwise somebody else came a step further, and this looks again.
+            let arena = self.arena_of(glimpse.address);
+            let (life, payload) = (arena.life(), arena.large_payload());
+            let again = self.glimpse(raw)?;
+            if let Some(payload) = payload
+                && again.address == glimpse.address
+                && arena.life() == life
+            {
+                return Ok((glimpse, payload));
+            }
         }
-        // A large block never moves and its size is fixed for its life, so the descriptor found now tells it if the life
-        // has not ended meanwhile.
-        let payload = self.arena_of(glimpse.address).large_payload();
-        let entry = self.entry(raw)?;
-        let version = if glimpse.pending_free { raw.version().wrapping_add(1) } else { raw.version() };
-        if entry.version() == version { Ok(payload) } else { Err(Self::outdated(raw, entry)) }
     }
 
     /// Checks that a live block is of a type, in the access and shape that `info` tells.

@@ -3,7 +3,8 @@
 use super::Core;
 use super::lease::{with_last_shard, with_shard};
 use super::settle::End;
-use crate::arena::pool::{LargeBlock, Purpose};
+use crate::arena::large::LargeBlock;
+use crate::arena::pool::Purpose;
 use crate::arena::shard::{Counts, Filled, Private, add};
 use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State};
 use crate::builder::{Budget, Trigger};
@@ -53,6 +54,11 @@ impl Building<'_> {
     #[inline]
     pub(crate) fn payload(&self) -> NonNull<u8> {
         payload_at(self.address)
+    }
+
+    /// What the entry's extent is to be.
+    pub(super) fn extent(&self) -> u32 {
+        self.extent
     }
 
     /// Makes the block known. The contents are whole.
@@ -148,23 +154,25 @@ impl Core {
         if wraps.is_none_or(|sum| Layout::from_size_align(sum, align).is_err()) {
             return Err(AllocError::LayoutOverflow);
         }
-        let attempt = || self.try_reserve(life, info, payload, align, zeroed);
-        let at_limit = |outcome: &Result<Building<'_>, AllocError>| match outcome {
-            Err(AllocError::MemoryLimit { requested, .. }) => Some(*requested),
-            _ => None,
-        };
-        let mut outcome = attempt();
-        if let Some(requested) = at_limit(&outcome) {
-            self.relieve(requested);
-            outcome = attempt();
+        let mut refusals = 0;
+        loop {
+            match self.try_reserve(life, info, payload, align, zeroed) {
+                Err(cause) if self.make_room(cause, refusals) => refusals += 1,
+                outcome => return outcome.map_err(|cause| self.with_pins(cause)),
+            }
         }
-        if let Some(requested) = at_limit(&outcome)
-            && self.tell_pressure(requested)
-        {
+    }
+
+    /// After so many earlier refusals, does what may help against this one: at the memory limit first a bounded step, then the
+    /// program is asked to free something. `false`: that is all there is.
+    #[cold]
+    pub(super) fn make_room(&self, refused: AllocError, refusals: u32) -> bool {
+        let AllocError::MemoryLimit { requested, .. } = refused else { return false };
+        let helps = refusals == 0 || (refusals == 1 && self.tell_pressure(requested));
+        if helps {
             self.relieve(requested);
-            outcome = attempt();
         }
-        outcome.map_err(|cause| self.with_pins(cause))
+        helps
     }
 
     /// Asks the program to free something; `false`: there is nobody to ask, or this thread is asking already.
@@ -348,7 +356,7 @@ impl Core {
         self.pool.release_excess(&self.supply, 0, usize::MAX);
     }
 
-    fn with_pins(&self, cause: AllocError) -> AllocError {
+    pub(super) fn with_pins(&self, cause: AllocError) -> AllocError {
         match cause {
             AllocError::MemoryLimit { limit, used, requested, .. } => {
                 AllocError::MemoryLimit { limit, used, requested, pinned: self.pinned_bytes() }

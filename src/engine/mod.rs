@@ -9,7 +9,7 @@
 //!   calls it.
 //! * [`crate::ready`] and the epochs of `crossbeam-epoch`: work put off until nobody can be hurt by it.
 //! * This module ties them together: [`allocate`] makes blocks, [`access`] gives and takes holds and frees, [`settle`] ends
-//!   blocks, [`help`] finishes moves that a holder-to-be meets.
+//!   blocks, [`resize`] makes slices longer and shorter under their handles, [`help`] finishes moves that a holder-to-be meets.
 //!
 //! # Why no reader ever sees freed memory
 //!
@@ -23,6 +23,7 @@ pub(crate) mod allocate;
 pub(crate) mod help;
 pub(crate) mod lease;
 mod publish;
+mod resize;
 pub(crate) mod settle;
 
 use crate::arena::{Pool, Shards, Supply};

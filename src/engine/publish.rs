@@ -13,10 +13,10 @@ use crate::table::{Entry, Hold};
 use crate::types::StoredLayout;
 use std::ptr;
 
-/// The exclusive hold of a publisher, given back when dropped.
-struct Held<'a> {
-    core: &'a Core,
-    entry: &'a Entry,
+/// The exclusive hold of who puts a new block in the place of an old one, given back when dropped.
+pub(super) struct Held<'a> {
+    pub(super) core: &'a Core,
+    pub(super) entry: &'a Entry,
 }
 
 impl Drop for Held<'_> {

@@ -66,7 +66,7 @@ impl Drop for Burial<'_> {
     fn drop(&mut self) {
         let Self { core, arena, at, header, payload, end } = *self;
         let large = arena.usage() == Use::Large;
-        let footprint = if large { arena.chunk().1.size() } else { header.footprint() };
+        let footprint = if large { arena.charged() } else { header.footprint() };
         at.store(header.with_state(State::Dead));
         let own = with_shard(core, |shard, counts, _| {
             if end.ends_life() {

@@ -6,6 +6,8 @@
 //! * **hold** (rent, exclusive rent): one compare-exchange on the word, *then* the version is checked again, and on a
 //!   mismatch the hold is given back. So a stale handle may hold a later life for an instant, and never look at it.
 //! * **give back**: whoever leaves a word that is closed and unheld settles the block.
+//! * **resize**: under an exclusive hold, which is kept from the first change to the last: in place, or by linking a larger
+//!   block. So no hold and no move ever meets a length that is on its way to another.
 //! * **free**: first one compare-exchange on the *version*. That is the only decision: it has one winner, and it cannot
 //!   recur, because versions only grow. Only then is the word closed.
 //! * **move**: `MOVING` is set on an open word that nobody holds, by a thread that claims the block's arena. While it is
@@ -423,6 +425,21 @@ impl Entry {
                 Err(found) => seen = found,
             }
         }
+    }
+
+    /// Swaps a new block in for the one that the caller holds exclusively, and keeps the hold. `false`: a free came
+    /// meanwhile, and the word names the old block still.
+    pub(crate) fn relink(&self, address: usize) -> bool {
+        let mut seen = Word::from_bits(self.word.load(Ordering::Relaxed));
+        while seen.is_open() {
+            debug_assert!(seen.is_exclusive());
+            // Release: pairs with the acquire in `word`; a query that sees the new block finds the arena that it lies in.
+            match self.exchange(seen, seen.moved_to(address), Ordering::Release) {
+                Ok(()) => return true,
+                Err(found) => seen = found,
+            }
+        }
+        false
     }
 
     /// Begins to move the block at `address`, whose arena the caller claims.

@@ -146,6 +146,13 @@ impl Word {
         Self(self.0 & !Self::WAITED)
     }
 
+    /// The same holds and flags on an open word, and another address.
+    #[inline]
+    pub(crate) const fn moved_to(self, address: usize) -> Self {
+        debug_assert!(self.is_open());
+        Self(self.0 & ((1 << LOCATION_SHIFT) - 1) | Self::open_at(address).0)
+    }
+
     /// What a free leaves: the holds and the location, and no way in.
     #[inline]
     pub(crate) const fn closed(self) -> Self {
@@ -174,5 +181,7 @@ const _: () = {
     assert!(LOCATION_SHIFT == 19 && 64 - LOCATION_SHIFT == 45);
     let word = Word::open_at(0xFFFF_FFFF_FFF8);
     assert!(word.address() == 0xFFFF_FFFF_FFF8 && word.is_open() && !word.is_held() && word.is_free_to_move());
+    let held = word.with_exclusive().with_waited().moved_to(8);
+    assert!(held.address() == 8 && held.is_open() && held.is_exclusive() && held.is_waited() && !held.is_moving());
     assert!(!Word::from_bits(0).is_rentable() && !Word::from_bits(0).is_free_to_move());
 };

@@ -163,6 +163,11 @@ impl Held {
             Self::Checked(source) => Some(source.bytes()),
         }
     }
+
+    /// Whether parts of chunks can be given back.
+    pub fn gives_pages(&self) -> bool {
+        matches!(self, Self::Unknown | Self::Checked(_))
+    }
 }
 
 /// One configuration under test.
