@@ -21,7 +21,7 @@ const LAPS: u32 = 1024;
 /// A few free slots, first in, first out.
 ///
 /// An array, although a [`Chain`] would need no memory: each take from a chain waits for the load of the link that the take
-/// before it followed, which makes a create that finds everything in the nearest cache a sixth slower.
+/// before it followed.
 #[derive(Debug)]
 struct Magazine {
     slots: Box<[u32; MOST]>,

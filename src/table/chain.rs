@@ -14,6 +14,8 @@ use std::ops::Range;
 pub(super) struct Chain {
     /// Of no meaning in an empty chain.
     first: u32,
+    /// The slot that was first in. Of no meaning in an empty chain.
+    last: u32,
     count: u32,
 }
 
@@ -33,6 +35,9 @@ impl Chain {
     pub(super) fn push(&mut self, slot: u32, entry: &Entry) {
         // The link of the slot that was first in is never followed.
         entry.set_extent(self.first);
+        if self.count == 0 {
+            self.last = slot;
+        }
         self.first = slot;
         self.count += 1;
     }
@@ -50,6 +55,9 @@ impl Chain {
 
 /// Chains in a segment. A queue in one piece would be copied whole, under the lock, when it outgrows its memory.
 const SEGMENT: usize = 512;
+
+/// The most slots that short chains are put together to.
+const GATHERED: u32 = 256;
 
 /// The free slots in the table's own hands.
 #[derive(Debug, Default)]
@@ -69,6 +77,21 @@ impl FreeSlots {
             self.chains.push_back(VecDeque::with_capacity(SEGMENT));
         }
         self.chains.back_mut().expect("pushed if there was none").push_back(chain);
+    }
+
+    /// Adds a short chain to the one that came last, as long as that stays short too: a chain for every few slots would take
+    /// as much memory as the slots. One entry is written, which was linked a moment ago.
+    pub(super) fn gather(&mut self, table: &Table, mut chain: Chain) {
+        if let Some(back) = self.chains.back_mut().and_then(VecDeque::back_mut)
+            && !chain.is_empty()
+            && back.count + chain.count <= GATHERED
+        {
+            table.known(chain.last).set_extent(back.first);
+            (chain.last, chain.count) = (back.last, back.count + chain.count);
+            *back = chain;
+        } else {
+            self.push(chain);
+        }
     }
 
     /// Adds slots of one page that were never used.

@@ -261,7 +261,7 @@ impl Table {
         }
         let mut growth = self.lock();
         growth.upkeep.gathered += count;
-        chains.into_iter().for_each(|chain| growth.free.push(chain));
+        chains.into_iter().for_each(|chain| growth.free.gather(self, chain));
         growth.free.push_fresh(fresh);
     }
 
