@@ -5,21 +5,12 @@
 //! the arena to itself, before an account is opened or sealed, and read under a claim or by its owner.
 
 use super::account::{Account, Outcome};
+use super::ground::Ground;
 use super::header::{AtomicHeader, HEADER_BYTES, Header, State};
 use super::shard::Filled;
 use crate::primitive::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
-
-/// What an arena may hold, fixed from its opening to its retirement.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub(crate) enum Ground {
-    /// Blocks reached by `Handle` or raw: recycled the moment it is empty.
-    Plain = 0,
-    /// Blocks reached by `Versioned`: recycled when the readers have gone on.
-    Versioned = 1,
-}
 
 /// How the memory of an arena is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,9 +33,10 @@ pub(crate) struct Descriptor {
     pub(crate) account: Account,
     pub(crate) id: u32,
     base: AtomicUsize,
+    /// The index of a [`Ground`].
     ground: AtomicU32,
     usage: AtomicU32,
-    /// Bytes from the base to where the bumping ended; where a walk ends.
+    /// Bytes from the first block to where the bumping ended; where a walk ends.
     used: AtomicUsize,
     /// Bytes that blocks filled, or could have filled but for the gaps before aligned ones and the end that was too short.
     packed: AtomicUsize,
@@ -88,7 +80,7 @@ impl Descriptor {
 
     /// Opens the descriptor again for the chunk that it has.
     pub(crate) fn reopen(&self, ground: Ground, usage: Use, owner: u32) {
-        self.ground.store(ground as u32, Ordering::Relaxed);
+        self.ground.store(ground.index() as u32, Ordering::Relaxed);
         self.usage.store(usage as u32, Ordering::Relaxed);
         self.owner.store(owner, Ordering::Relaxed);
         self.used.store(0, Ordering::Relaxed);
@@ -127,6 +119,11 @@ impl Descriptor {
         self.base.load(Ordering::Relaxed)
     }
 
+    /// Where the first block begins, and a walk.
+    pub(crate) fn start(&self) -> usize {
+        self.base() + self.ground().headers.column_bytes(self.chunk[0].load(Ordering::Relaxed))
+    }
+
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
@@ -161,7 +158,7 @@ impl Descriptor {
 
     #[inline]
     pub(crate) fn ground(&self) -> Ground {
-        if self.ground.load(Ordering::Relaxed) == Ground::Plain as u32 { Ground::Plain } else { Ground::Versioned }
+        Ground::from_index(self.ground.load(Ordering::Relaxed) as usize)
     }
 
     #[inline]
@@ -214,8 +211,32 @@ impl Descriptor {
         if self.usage() == Use::Large {
             return &self.header;
         }
+        // SAFETY: the caller's promise; the memory is no large block's.
+        unsafe { self.header_in_arena(address) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`header_of`](Self::header_of), and it is no large block's.
+    #[inline]
+    unsafe fn header_in_arena(&self, address: usize) -> &AtomicHeader {
         // SAFETY: by the caller's promise a header lies there; headers are only ever accessed as atomics.
-        unsafe { &*ptr::with_exposed_provenance(address - HEADER_BYTES) }
+        unsafe { &*self.ground().headers.at(self.base(), address) }
+    }
+
+    /// The payload of the block or filler that begins at `start`: what to ask [`header_of`](Self::header_of) for.
+    #[inline]
+    pub(crate) fn payload_from(&self, start: usize) -> usize {
+        start + self.ground().headers.lead()
+    }
+
+    /// Bytes that the block or filler with this header has of this memory, and of its account.
+    #[inline]
+    pub(crate) fn footprint(&self, header: Header) -> usize {
+        if self.usage() == Use::Large {
+            return self.chunk[0].load(Ordering::Relaxed);
+        }
+        self.ground().headers.footprint(header)
     }
 
     /// Payload bytes of the block at `address`.
@@ -228,8 +249,8 @@ impl Descriptor {
         if self.usage() == Use::Large {
             return self.large_payload();
         }
-        // SAFETY: the caller's promise.
-        unsafe { self.header_of(address) }.load().payload()
+        // SAFETY: the caller's promise; the memory is no large block's.
+        unsafe { self.header_in_arena(address) }.load().payload()
     }
 }
 
@@ -283,7 +304,7 @@ impl List {
             account: Account::new(),
             id: self.ids.fetch_add(1, Ordering::Relaxed),
             base: AtomicUsize::new(0),
-            ground: AtomicU32::new(Ground::Plain as u32),
+            ground: AtomicU32::new(0),
             usage: AtomicU32::new(Use::Empty as u32),
             used: AtomicUsize::new(0),
             packed: AtomicUsize::new(1),

@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 pub(crate) mod descriptor;
+pub(crate) mod ground;
 pub(crate) mod header;
 pub(crate) mod map;
 pub(crate) mod pool;
@@ -11,7 +12,8 @@ pub(crate) mod source;
 pub(crate) mod supply;
 
 pub(crate) use account::Outcome;
-pub(crate) use descriptor::{ArenaRef, Ground, Use};
+pub(crate) use descriptor::{ArenaRef, Use};
+pub(crate) use ground::{Ground, Headers};
 pub(crate) use header::{AtomicHeader, HEADER_BYTES, Header, State};
 pub(crate) use pool::{Extent, Pool};
 pub(crate) use shard::{Shard, Shards};

@@ -2,7 +2,8 @@
 //!
 //! A shard is used by one thread at a time, through [`crate::engine::lease`]. Only its counters are read by others.
 
-use super::descriptor::{ArenaRef, Ground};
+use super::descriptor::ArenaRef;
+use super::ground::{Ground, Headers};
 use super::header::{AtomicHeader, HEADER_BYTES, Header, State};
 use super::pool::Extent;
 use crate::primitive::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -19,8 +20,10 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) struct Bump {
     arena: Option<ArenaRef>,
     base: usize,
+    /// Where the first block begins.
+    start: usize,
     top: usize,
-    /// Where the last payload must end; short of the arena's end, so that an empty payload lies inside the arena too.
+    /// Where the last payload must end.
     limit: usize,
     /// Bytes that the owner knows to be dead.
     dead: usize,
@@ -42,30 +45,32 @@ pub(crate) struct Filled {
 impl Bump {
     /// Where a payload would lie, and end.
     #[inline]
-    fn next(&self, payload: usize, align: usize) -> (usize, usize) {
+    fn next(&self, headers: Headers, payload: usize, align: usize) -> (usize, usize) {
         let mask = align.max(HEADER_BYTES) - 1;
-        let address = (self.top + HEADER_BYTES + mask) & !mask;
-        (address, address + ((payload + 7) & !7))
+        let address = (self.top + headers.lead() + mask) & !mask;
+        (address, address - headers.lead() + headers.room(payload))
     }
 
     /// Whether [`bump`](Self::bump) will find room.
     #[inline]
-    pub(crate) fn has_room(&self, payload: usize, align: usize) -> bool {
-        self.next(payload, align).1 <= self.limit
+    pub(crate) fn has_room(&self, headers: Headers, payload: usize, align: usize) -> bool {
+        self.next(headers, payload, align).1 <= self.limit
     }
 
-    /// Room for a payload, with a filler in any gap before its header. `None`: the arena is full, or there is none.
+    /// Room for a payload, with a filler in any gap before its block. `None`: the arena is full, or there is none. The headers
+    /// are those of the arena's ground.
     #[inline]
-    pub(crate) fn bump(&mut self, payload: usize, align: usize) -> Option<usize> {
-        let (address, end) = self.next(payload, align);
+    pub(crate) fn bump(&mut self, headers: Headers, payload: usize, align: usize) -> Option<usize> {
+        let (address, end) = self.next(headers, payload, align);
         if end > self.limit {
             return None;
         }
-        let gap = address - HEADER_BYTES - self.top;
+        debug_assert!(self.arena.is_some_and(|arena| arena.ground().headers == headers));
+        let gap = address - headers.lead() - self.top;
         if gap > 0 {
+            let filler = self.header_at(headers, self.top + headers.lead());
             // SAFETY: between the top and the limit of an arena that this shard fills, nobody else has anything.
-            let filler = unsafe { &*ptr::with_exposed_provenance::<AtomicHeader>(self.top) };
-            filler.store(Header::filler(gap, State::Dead));
+            unsafe { &*filler }.store(Header::filler(gap, State::Dead));
             self.dead += gap;
             self.gaps += gap;
         }
@@ -73,9 +78,15 @@ impl Bump {
         Some(address)
     }
 
+    /// Where the header of a payload in this arena is. The headers are those of the arena's ground.
+    #[inline]
+    pub(crate) fn header_at(&self, headers: Headers, address: usize) -> *const AtomicHeader {
+        headers.at(self.base, address)
+    }
+
     /// Counts bytes as dead if they lie in this arena.
     ///
-    /// If nothing in it is alive then, it begins at its base again: that is the same as sealing it, finding it empty and
+    /// If nothing in it is alive then, it begins at its start again: that is the same as sealing it, finding it empty and
     /// taking it anew, since nobody can claim an arena that is not sealed.
     #[inline]
     pub(crate) fn bury(&mut self, arena: ArenaRef, footprint: usize) -> bool {
@@ -90,34 +101,36 @@ impl Bump {
     #[inline]
     pub(crate) fn bury_own(&mut self, footprint: usize) {
         self.dead += footprint;
-        if self.dead == self.top - self.base && self.arena.is_some_and(|arena| arena.account.debt() == 0) {
-            self.rewind_to_base();
+        if self.dead == self.top - self.start && self.arena.is_some_and(|arena| arena.account.debt() == 0) {
+            self.rewind_to_start();
         }
     }
 
-    /// Whether an address lies below the limit of the arena.
+    /// Whether an address lies where the blocks of the arena may.
     #[inline]
     pub(crate) fn covers(&self, address: usize) -> bool {
-        address.wrapping_sub(self.base) < self.limit.wrapping_sub(self.base)
+        address.wrapping_sub(self.start) < self.limit.wrapping_sub(self.start)
     }
 
     /// Puts a new arena in the place of the one that is being filled.
     pub(crate) fn install(&mut self, next: Option<ArenaRef>, arena_bytes: usize) -> Option<Filled> {
         let filled = self.arena.map(|arena| {
-            let used = self.top - self.base;
+            let used = self.top - self.start;
             // One that is replaced was full: what is left of it was too short. One that is only let go of could have held more.
-            let room = if next.is_some() { used } else { self.limit - self.base };
+            let room = if next.is_some() { used } else { self.limit - self.start };
             Filled { arena, used, live: used - self.dead, packed: room - self.gaps }
         });
-        let base = next.map_or(0, |arena| arena.base());
-        let limit = if next.is_some() { base + arena_bytes - HEADER_BYTES } else { 0 };
-        *self = Self { arena: next, base, top: base, limit, dead: 0, gaps: 0 };
+        *self = next.map_or_else(Self::default, |arena| {
+            let (base, start) = (arena.base(), arena.start());
+            let limit = start + arena.ground().headers.capacity(arena_bytes);
+            Self { arena: next, base, start, top: start, limit, dead: 0, gaps: 0 }
+        });
         filled
     }
 
     /// The arena, the bytes used and the bytes that the owner knows to be dead.
     pub(crate) fn state(&self) -> Option<(ArenaRef, usize, usize)> {
-        self.arena.map(|arena| (arena, self.top - self.base, self.dead))
+        self.arena.map(|arena| (arena, self.top - self.start, self.dead))
     }
 
     /// Takes back the last bump, which began when `top` was as `mark` says.
@@ -126,8 +139,8 @@ impl Bump {
     }
 
     /// As [`rewind`](Self::rewind), where the last bump was the arena's first.
-    pub(crate) fn rewind_to_base(&mut self) {
-        (self.top, self.dead, self.gaps) = (self.base, 0, 0);
+    pub(crate) fn rewind_to_start(&mut self) {
+        (self.top, self.dead, self.gaps) = (self.start, 0, 0);
     }
 
     pub(crate) fn mark(&self) -> BumpMark {
@@ -146,8 +159,9 @@ pub(crate) struct BumpMark {
 /// The part of a shard that only its user touches.
 #[derive(Debug)]
 pub(crate) struct Private {
-    pub(crate) bumps: [Bump; 2],
-    pub(crate) extents: [Option<Extent>; 2],
+    /// By the index of their ground.
+    pub(crate) bumps: [Bump; Ground::COUNT],
+    pub(crate) extents: [Option<Extent>; Ground::COUNT],
     pub(crate) slots: SlotCache,
     pub(crate) tags: TagCache,
     pub(crate) epoch: Option<LocalHandle>,
@@ -156,7 +170,7 @@ pub(crate) struct Private {
 impl Private {
     #[inline]
     pub(crate) fn ground(&mut self, ground: Ground) -> &mut Bump {
-        &mut self.bumps[ground as usize]
+        &mut self.bumps[ground.index()]
     }
 
     /// The shard's registration with the readers' epochs.
@@ -258,7 +272,7 @@ impl Shards {
     fn add(&self) -> ShardRef {
         let private = Private {
             bumps: Default::default(),
-            extents: [None, None],
+            extents: Default::default(),
             slots: SlotCache::default(),
             tags: TagCache::new(),
             epoch: None,

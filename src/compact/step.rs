@@ -7,7 +7,7 @@
 use super::policy::{Candidate, choose};
 use crate::arena::pool::Purpose;
 use crate::arena::shard::{Filled, Private, Role, add};
-use crate::arena::{ArenaRef, Extent, Ground, HEADER_BYTES, Header, State, Use};
+use crate::arena::{ArenaRef, Extent, Ground, Header, Headers, State, Use};
 use crate::builder::Budget;
 use crate::engine::Core;
 use crate::engine::help::{Claim, copy_block};
@@ -160,10 +160,9 @@ impl Drop for Inside {
 }
 
 impl Core {
-    /// What an arena can hold.
-    fn capacity(&self) -> usize {
-        // What is lost at an arena's end is less than a block.
-        self.pool.arena_bytes() - HEADER_BYTES
+    /// What an arena can hold. (What is lost at its end is less than a block.)
+    fn capacity(&self, headers: Headers) -> usize {
+        headers.capacity(self.pool.arena_bytes())
     }
 
     /// Live bytes below which an arena that had room for `packed` is worth emptying.
@@ -174,7 +173,7 @@ impl Core {
     /// What an arena's live bytes will fill of another, with the waste that their like came with.
     fn fill(&self, arena: ArenaRef, live: usize) -> usize {
         // The product has at most 26 bits each.
-        (live * self.capacity()).div_ceil(arena.packed())
+        (live * self.capacity(arena.ground().headers)).div_ceil(arena.packed())
     }
 
     /// Does work of at most `budget`. A step inside a step (a destructor that shuffles) returns at once.
@@ -249,7 +248,7 @@ impl Core {
         }
     }
 
-    fn drain(&self, shard: &mut Private) -> [Option<Extent>; 2] {
+    fn drain(&self, shard: &mut Private) -> [Option<Extent>; Ground::COUNT] {
         shard.slots.drain(&self.table);
         shard.extents.each_mut().map(Option::take)
     }
@@ -316,9 +315,7 @@ impl Core {
         if plan.victims.is_empty() {
             let Plan { victims, scratch } = &mut *plan;
             scratch.reset();
-            for ground in [Ground::Plain, Ground::Versioned] {
-                progress.waiting |= self.choose_victims(ground, scratch, victims);
-            }
+            progress.waiting |= self.choose_victims(scratch, victims);
             if !victims.is_empty() {
                 self.compactor.totals.cycles.fetch_add(1, Ordering::Relaxed);
             }
@@ -327,33 +324,35 @@ impl Core {
     }
 
     /// Adds the arenas to empty; returns whether pins alone kept others from being chosen.
-    fn choose_victims(&self, ground: Ground, scratch: &Bump, victims: &mut VecDeque<Victim>) -> bool {
+    fn choose_victims(&self, scratch: &Bump, victims: &mut VecDeque<Victim>) -> bool {
         let now = self.now();
         let mut pinned = false;
-        let mut candidates = bumpalo::collections::Vec::new_in(scratch);
+        let mut candidates = Ground::ALL.map(|_| bumpalo::collections::Vec::new_in(scratch));
         for arena in self.pool.list.iter() {
             // First, so that an arena which begins another life after this is not taken for the one that is looked at.
             let life = arena.life();
             let balance = arena.account.balance();
             // One with nothing alive is retired already, or waits for readers.
             let sparse = balance.sealed && balance.live > 0 && balance.live < arena.sparse_below();
-            if !sparse || balance.claims > 0 || arena.usage() != Use::Bumped || arena.ground() != ground {
+            if !sparse || balance.claims > 0 || arena.usage() != Use::Bumped {
                 continue;
             }
             match self.last_walk(arena, balance.live) {
                 LastWalk::Moot => {
                     let (live, age) = (self.fill(arena, balance.live), now.saturating_sub(arena.sealed_at()));
-                    candidates.push(Candidate { arena: (arena, life), live, age });
+                    candidates[arena.ground().index()].push(Candidate { arena: (arena, life), live, age });
                 }
                 LastWalk::Held => pinned = true,
                 LastWalk::Stands => {}
             }
         }
-        let count = choose(&mut candidates, self.capacity());
-        victims.extend(candidates[..count].iter().map(|candidate| {
-            let (arena, life) = candidate.arena;
-            Victim { arena, life, offset: 0, pinned: 0, witness: None }
-        }));
+        for (ground, mut candidates) in Ground::ALL.into_iter().zip(candidates) {
+            let count = choose(&mut candidates, self.capacity(ground.headers));
+            victims.extend(candidates[..count].iter().map(|candidate| {
+                let (arena, life) = candidate.arena;
+                Victim { arena, life, offset: 0, pinned: 0, witness: None }
+            }));
+        }
         pinned
     }
 
@@ -380,7 +379,7 @@ impl Core {
     /// Seals the arenas of shards that nobody uses, and the caller's own, if they hold at least so many dead bytes or nothing
     /// at all.
     pub(crate) fn seal_idle(&self, dead_at_least: usize) {
-        let take_filled = |shard: &mut Private| -> [Option<Filled>; 2] {
+        let take_filled = |shard: &mut Private| -> [Option<Filled>; Ground::COUNT] {
             shard.bumps.each_mut().map(|bump| {
                 let (arena, used, dead) = bump.state()?;
                 let keep = used > 0 && dead + arena.account.debt() < dead_at_least;
@@ -408,14 +407,14 @@ impl Core {
         if victim.arena.life() != victim.life || victim.arena.usage() != Use::Bumped {
             return Walk::Finished;
         }
-        let (base, used) = (victim.arena.base(), victim.arena.used());
+        let (start, used) = (victim.arena.start(), victim.arena.used());
         let mut headers = 0;
         while victim.offset < used {
             if meter.spent || self.is_paused() {
                 return Walk::Unfinished;
             }
-            let address = base + victim.offset + HEADER_BYTES;
-            // SAFETY: the arena is sealed and claimed; from its base to `used` there is one header after the other.
+            let address = victim.arena.payload_from(start + victim.offset);
+            // SAFETY: the arena is sealed and claimed; from its start, `used` bytes are one block or filler after the other.
             let header = unsafe { victim.arena.header_of(address) }.load();
             if header.state() == State::Building && !header.is_filler() {
                 let version = self.table.known(header.slot()).version();
@@ -440,7 +439,7 @@ impl Core {
                     Err(_) => return Walk::OutOfMemory,
                 }
             }
-            victim.offset += header.footprint();
+            victim.offset += victim.arena.footprint(header);
             headers += 1;
             if headers % HEADERS_A_LOOK == 0 {
                 meter.is_late();
@@ -475,20 +474,26 @@ impl Core {
         let align = registry().info(header.tag()).align;
         let mark = mover.private().ground(ground).mark();
         let mut rewind = Some(mark);
-        let destination = match mover.private().ground(ground).bump(header.payload(), align) {
+        let headers = ground.headers;
+        let destination = match mover.private().ground(ground).bump(headers, header.payload(), align) {
             Some(destination) => destination,
             None => {
                 rewind = None;
                 self.next_survivor_arena(mover, ground)?;
-                mover.private().ground(ground).bump(header.payload(), align).expect("a block fits an empty arena")
+                mover
+                    .private()
+                    .ground(ground)
+                    .bump(headers, header.payload(), align)
+                    .expect("a block fits an empty arena")
             }
         };
+        let at = mover.private().ground(ground).header_at(headers, destination);
         let mut give_up = |outcome| {
             let bump = mover.private().ground(ground);
             match rewind.take() {
                 Some(mark) => bump.rewind(mark),
-                // The arena is new: its first block begins at its base again.
-                None => bump.rewind_to_base(),
+                // The arena is new: its first block begins at its start again.
+                None => bump.rewind_to_start(),
             }
             Ok(outcome)
         };
@@ -501,7 +506,7 @@ impl Core {
         // SAFETY: the arena is claimed, and the entry named the block.
         let header = unsafe { claim.arena.header_of(address) }.load();
         // SAFETY: MOVING is set, so nobody writes the source; the destination is the mover's own.
-        unsafe { copy_block(address, destination, header) };
+        unsafe { copy_block(address, destination, at, header) };
         #[cfg(feature = "test-hooks")]
         crate::hooks::mid_move();
         if !entry.commit(moving, Word::open_at(destination)) {
