@@ -228,9 +228,9 @@ fn pages_cost_little_more_than_themselves() {
         let mut random = StdRng::seed_from_u64(9);
         let page = |seed: usize| shuffler.create(Page([seed as u8; 4096])).unwrap();
         let mut pages: Vec<Handle<Page>> = (0..PAGES).map(page).collect();
-        for index in 0..PAGES {
+        for (index, place) in pages.iter_mut().enumerate() {
             if random.random_bool(0.5) {
-                assert_eq!(shuffler.free(std::mem::replace(&mut pages[index], page(index))), Ok(Freed::Now));
+                assert_eq!(shuffler.free(std::mem::replace(place, page(index))), Ok(Freed::Now));
             }
         }
         let sparse = shuffler.stats().resident_bytes as f64;
