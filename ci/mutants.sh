@@ -96,11 +96,11 @@ mutant 'a small block before its extent' entry queries_against_a_resize $callers
 mutant 'a mover goes by the header that it read before MOVING' entry a_shortening_a_rent_and_a_move $callers \
     's/let header = self\.world\.header\.load\(\);\n(\s+)if header\.footprint\(\) < room/let header = seen;\n$1if header.footprint() < room/'
 mutant 'a mover keeps room that it does not need' entry a_shortening_a_rent_and_a_move $callers \
-    's/room = header\.footprint\(\);/room += 0;/'
+    's/room = header\.inline_footprint\(\);/room += 0;/'
 mutant 'the bytes of a tail are not given back' entry a_shortening_a_free_and_a_move $callers \
     's/account\.subtract\(rest\)/account.subtract(rest - 8 + 1)/'
 mutant 'the new length before the filler' entry a_shortening_and_a_walker $header \
-    's/if rest > 0 \{/self.store(new);\n        if rest > 0 {/'
+    's/if rest > 0 \{/self.store(self.load().with_payload(payload));\n        if rest > 0 {/'
 mutant 'header: store relaxed' entry a_shortening_and_a_walker $header \
     's/self\.0\.store\(header\.0, Ordering::Release\)/self.0.store(header.0, Ordering::Relaxed)/'
 mutant 'header: load relaxed' entry a_shortening_and_a_walker $header \

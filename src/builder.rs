@@ -102,8 +102,9 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Bytes of an arena: a power of two from 64 KiB to 64 MiB. Default 1 MiB. Blocks that do
-    /// not fit a quarter of it (at most 64 KiB) with their alignment get memory of their own.
+    /// Bytes of an arena: a power of two from 64 KiB to 64 MiB. Default 1 MiB. Blocks that do not fit a quarter of it (at most
+    /// 64 KiB) with their header and alignment get memory of their own. Those aligned to 512 bytes or more only need to fit
+    /// it themselves, and to be aligned to at most half of it.
     pub fn arena_bytes(mut self, bytes: usize) -> Self {
         self.arena_bytes = bytes;
         self

@@ -169,6 +169,54 @@ fn row_31_a_writer_meets_a_move_and_there_is_no_memory() {
     check_fragmented(&shuffler, &kept, ARENA, 8);
 }
 
+/// As long as a quarter of an arena, which is the most that is moved, and aligned so widely that its header is in a column.
+#[repr(align(8192))]
+struct Wide([u8; ARENA / 4]);
+
+#[test]
+fn row_31_a_writer_meets_the_move_of_a_widely_aligned_block() {
+    let _alone = alone();
+    for refused in [false, true] {
+        let (shuffler, source) = background();
+        let before = hooks::parked();
+        hooks::park_mid_move();
+        let wide = |seed| shuffler.create(Wide([seed; ARENA / 4])).unwrap();
+        let blocks: Vec<_> = (0..36).map(wide).collect();
+        let (kept, dropped): (Vec<_>, Vec<_>) = (0..).zip(blocks).partition(|(index, _)| index % 3 == 0);
+        for (_, handle) in dropped {
+            assert_eq!(shuffler.free(handle), Ok(Freed::Now));
+        }
+        eventually("the compactor parks in a move", || {
+            let _ = shuffler.free(wide(0)).unwrap();
+            hooks::parked() > before
+        });
+        let mut more = Vec::new();
+        if refused {
+            source.refuse_after(0);
+            // With no room left elsewhere, the shard's reserve serves.
+            more.extend(std::iter::from_fn(|| shuffler.create(Wide([0; ARENA / 4])).ok()));
+        }
+        for (seed, handle) in &kept {
+            let mut rent = shuffler.rent_mut(*handle).unwrap();
+            assert_eq!((&raw const *rent).addr() % 8192, 0);
+            assert!(rent.0.iter().all(|byte| byte == seed));
+            rent.0.fill(!seed);
+        }
+        assert_eq!(shuffler.stats().helped, 1);
+        source.relent();
+        for handle in more {
+            assert_eq!(shuffler.free(handle), Ok(Freed::Now));
+        }
+        shuffler.shuffle();
+        for (seed, handle) in &kept {
+            let rent = shuffler.rent(*handle).unwrap();
+            assert_eq!((&raw const *rent).addr() % 8192, 0);
+            assert!(rent.0.iter().all(|byte| *byte == !seed));
+        }
+        assert_eq!(shuffler.stats().live_blocks, kept.len() as u64);
+    }
+}
+
 #[test]
 fn a_spoilt_copy_is_noticed() {
     let _alone = alone();

@@ -908,7 +908,8 @@ fn row_21_returned_and_freed_elsewhere() {
     thread::scope(|scope| {
         scope.spawn(|| {
             for handle in &handles {
-                assert_eq!(shuffler.free(*handle), Ok(Freed::WhenReturned));
+                // Which of the two it is depends on whether the return came first.
+                assert!(matches!(shuffler.free(*handle), Ok(Freed::Now | Freed::WhenReturned)));
             }
         });
         scope.spawn(move || rents.into_iter().for_each(|rent| assert!(rent.is_whole())));

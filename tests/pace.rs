@@ -175,6 +175,10 @@ fn the_second_shuffle_moves_nothing() {
         let shuffler = Shuffler::builder().trigger(trigger).build().unwrap();
         let kept = sparse(&shuffler, 60_000, 150, 2);
         shuffler.shuffle();
+        if trigger == Trigger::Background {
+            // It may be about to finish what this call left to it.
+            eventually("the thread parks", || shuffler.stats().compactor == CompactorState::Parked);
+        }
         let first = shuffler.stats();
         assert!(first.moves > 0 && first.moves as usize <= kept.len() * 12 / 10, "{first:?}");
         let report = shuffler.shuffle();
@@ -258,7 +262,7 @@ fn with_everything_held_the_limit_answers_in_bounded_time() {
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
     let pinned: usize = rents.iter().map(|rent| rent.len()).sum();
-    assert!(pinned > 8 << 20);
+    assert!(pinned > 6 << 20);
 }
 
 #[test]

@@ -626,6 +626,37 @@ fn verify(shuffler: &Shuffler, raw: RawHandle, layout: Layout, seed: u64) {
     }
 }
 
+/// Whether a block lies in an arena with others.
+fn is_movable(world: &World, layout: Layout) -> bool {
+    let most = 65_536.min(world.arena_bytes / 4);
+    if layout.align() < 512 {
+        return layout.size().next_multiple_of(8) + layout.align().max(8) <= most;
+    }
+    layout.size() <= most.min(65_528) && layout.align() <= most / 2
+}
+
+/// Where blocks of this layout have arenas of their own: fills the one that `raw` is in and another with its likes, begins a
+/// third, and keeps one block in each of the two.
+fn litter(shuffler: &Shuffler, raw: RawHandle, layout: Layout) -> Vec<RawHandle> {
+    let mut kept = Vec::new();
+    let mut dropped = Vec::new();
+    let arena_of = |block: RawHandle| shuffler.inspect(block).unwrap().arena;
+    let mut arena = arena_of(raw);
+    while layout.align() >= 512 && kept.len() < 2 {
+        let block = shuffler.alloc_layout(layout).unwrap();
+        if arena_of(block) == arena {
+            dropped.push(block);
+        } else {
+            arena = arena_of(block);
+            kept.push(block);
+        }
+    }
+    for block in dropped {
+        freed(shuffler, block);
+    }
+    kept
+}
+
 #[test]
 fn always_moving_blocks_keep_their_alignment_and_contents() {
     // After every return a shuffle, among so much garbage that the block moves.
@@ -640,15 +671,18 @@ fn always_moving_blocks_keep_their_alignment_and_contents() {
             let seed = index as u64 + 1;
             let raw = make(shuffler, layout, seed);
             let home = shuffler.inspect(raw).unwrap().address;
+            // Held beside it, so that its arena cannot be recycled and it never comes back to the same address.
+            let neighbour = make(shuffler, layout, seed);
+            shuffler.rent_pointer::<()>(neighbour).unwrap();
             let kept = fragmented(shuffler, world.arena_bytes, if world.tiny { 3 } else { 2 }, 32);
+            let likes = if is_movable(&world, layout) { litter(shuffler, raw, layout) } else { Vec::new() };
             shuffler.trim();
             verify(shuffler, raw, layout, seed);
             shuffler.shuffle();
             verify(shuffler, raw, layout, seed);
             let away = shuffler.inspect(raw).unwrap().address;
             // A block in memory of its own never moves; the others do, here.
-            let room = layout.size().next_multiple_of(8) + layout.align().max(8);
-            let movable = room <= 65_536.min(world.arena_bytes / 4);
+            let movable = is_movable(&world, layout);
             assert!(movable || home == away, "{layout:?} was moved");
             if world.is_manual() {
                 assert_eq!(movable, home != away, "{layout:?}, at {home:#x}, then {away:#x}");
@@ -658,7 +692,13 @@ fn always_moving_blocks_keep_their_alignment_and_contents() {
             for block in kept {
                 freed(shuffler, block);
             }
+            for block in likes {
+                freed(shuffler, block);
+            }
             freed(shuffler, raw);
+            // SAFETY: rented above, and nobody has looked.
+            unsafe { shuffler.return_pointer(neighbour) }.unwrap();
+            freed(shuffler, neighbour);
         }
         assert!(moved > 0);
         assert_eq!(shuffler.stats().live_blocks, 0);

@@ -203,7 +203,7 @@ impl World {
         self.put(HOME, block);
         let header = self.header.load().with_state(State::Live);
         self.header.store(header);
-        self.arena(HOME).account.open_sealed(header.footprint());
+        self.arena(HOME).account.open_sealed(header.inline_footprint());
         self.log().opened += 1;
     }
 
@@ -238,7 +238,7 @@ impl World {
         }
         let header = self.header.load();
         self.header.store(header.with_state(State::Dead));
-        header.footprint()
+        header.inline_footprint()
     }
 
     fn subtract(&self, address: usize, bytes: usize) -> bool {
@@ -596,7 +596,9 @@ impl Mine {
         let address = self.hold(version, Hold::Exclusive)?;
         if address == HOME {
             self.reached("shortened at home");
-            let rest = self.world.header.resize(SHORT, || &self.world.tail);
+            let header = &self.world.header;
+            let rest = header.load().inline_footprint() - (HEADER_BYTES + SHORT);
+            header.resize(SHORT, rest, || &self.world.tail);
             let (outcome, _) = self.world.arena(HOME).account.subtract(rest);
             assert_eq!(outcome, Outcome::Remains);
         } else {
@@ -612,12 +614,12 @@ impl Mine {
     /// Walks arena 0, in which there was one long block at first.
     pub(crate) fn walk(&self) {
         let Some(_claim) = self.world.claim(HOME) else { return };
-        let mut walked = self.world.header.load().footprint();
+        let mut walked = self.world.header.load().inline_footprint();
         if walked < HEADER_BYTES + LONG {
             self.reached("walked over a filler");
             let tail = self.world.tail.load();
             assert!(tail.is_filler() && tail.state() == State::Dead, "walked into a payload");
-            walked += tail.footprint();
+            walked += tail.filler_bytes();
         } else {
             self.reached("walked over the whole block");
         }
@@ -628,16 +630,16 @@ impl Mine {
     pub(crate) fn walk_and_move(&self) {
         let Some(claim) = self.world.claim(HOME) else { return };
         let seen = self.world.header.load();
-        let mut room = seen.footprint();
+        let mut room = seen.inline_footprint();
         let moving = match self.world.entry.begin_move(HOME) {
             Begun::Moving(moving) => moving,
             Begun::Held => return self.reached("skipped as held"),
             Begun::Gone => return self.reached("gone"),
         };
         let header = self.world.header.load();
-        if header.footprint() < room {
+        if header.inline_footprint() < room {
             self.reached("shorter than its room");
-            room = header.footprint();
+            room = header.inline_footprint();
         }
         let copy = Copied(self.place());
         self.world.put(copy.0, Block { bytes: header.payload(), ..self.world.look(HOME) });

@@ -5,21 +5,12 @@
 //! the arena to itself, before an account is opened or sealed, and read under a claim or by its owner.
 
 use super::account::{Account, Outcome};
+use super::ground::Ground;
 use super::header::{AtomicHeader, HEADER_BYTES, Header, State};
 use super::shard::Filled;
 use crate::primitive::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::ops::{Deref, Range};
 use std::ptr::{self, NonNull};
-
-/// What an arena may hold, fixed from its opening to its retirement.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub(crate) enum Ground {
-    /// Blocks reached by `Handle` or raw: recycled the moment it is empty.
-    Plain = 0,
-    /// Blocks reached by `Versioned`: recycled when the readers have gone on.
-    Versioned = 1,
-}
 
 /// How the memory of an arena is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +32,7 @@ pub(crate) enum Use {
 pub(crate) struct Descriptor {
     pub(crate) account: Account,
     usage: AtomicU32,
+    /// The index of a [`Ground`].
     ground: AtomicU32,
     /// Counts the lives of the descriptor.
     life: AtomicU32,
@@ -57,9 +49,9 @@ pub(crate) struct Descriptor {
     /// Somebody walks the headers.
     walked: AtomicBool,
     base: AtomicUsize,
-    /// Bytes from the base to where a walk begins: the first header that is not dead for good.
-    start: AtomicUsize,
-    /// Bytes from the base to where the bumping ended, or where dead memory begins that is skipped for good; where a walk ends.
+    /// Bytes from the first block to where a walk begins: the first header that is not dead for good.
+    walk_from: AtomicUsize,
+    /// Bytes from the first block to where the bumping ended, or where dead memory begins that is skipped for good; where a walk ends.
     used: AtomicUsize,
     /// Bytes and alignment of the chunk.
     chunk: [AtomicUsize; 2],
@@ -130,11 +122,11 @@ impl Descriptor {
 
     /// Opens the descriptor again for the chunk that it has.
     pub(crate) fn reopen(&self, ground: Ground, usage: Use, owner: u32) {
-        self.ground.store(ground as u32, Ordering::Relaxed);
+        self.ground.store(ground.index() as u32, Ordering::Relaxed);
         self.usage.store(usage as u32, Ordering::Relaxed);
         self.owner.store(owner, Ordering::Relaxed);
         self.class.store(0, Ordering::Relaxed);
-        self.start.store(0, Ordering::Relaxed);
+        self.walk_from.store(0, Ordering::Relaxed);
         self.used.store(0, Ordering::Relaxed);
         self.packed.store(1, Ordering::Relaxed);
         // Release: pairs with the acquire in `life`; who sees this life does not see the payload of an earlier one.
@@ -172,14 +164,19 @@ impl Descriptor {
         self.base.load(Ordering::Relaxed)
     }
 
-    /// Where a walk begins, and where it ends, in bytes from the base.
+    /// Where the first block begins.
+    pub(crate) fn start(&self) -> usize {
+        self.base() + self.ground().headers.column_bytes(self.chunk[0].load(Ordering::Relaxed))
+    }
+
+    /// Where a walk begins, and where it ends, in bytes from the first block.
     pub(crate) fn walk_range(&self) -> Range<usize> {
-        self.start.load(Ordering::Relaxed)..self.used.load(Ordering::Relaxed)
+        self.walk_from.load(Ordering::Relaxed)..self.used.load(Ordering::Relaxed)
     }
 
     /// Leaves out of every later walk what is dead for good at either end. Only who walks the arena, and claims it alone, may.
     pub(crate) fn shrink_walk(&self, range: Range<usize>) {
-        self.start.store(range.start, Ordering::Relaxed);
+        self.walk_from.store(range.start, Ordering::Relaxed);
         self.used.store(range.end, Ordering::Relaxed);
     }
 
@@ -230,7 +227,7 @@ impl Descriptor {
 
     #[inline]
     pub(crate) fn ground(&self) -> Ground {
-        if self.ground.load(Ordering::Relaxed) == Ground::Plain as u32 { Ground::Plain } else { Ground::Versioned }
+        Ground::from_index(self.ground.load(Ordering::Relaxed) as usize)
     }
 
     #[inline]
@@ -309,8 +306,32 @@ impl Descriptor {
         if self.usage() == Use::Large {
             return &self.header;
         }
+        // SAFETY: the caller's promise; the memory is no large block's.
+        unsafe { self.header_in_arena(address) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`header_of`](Self::header_of), and it is no large block's.
+    #[inline]
+    unsafe fn header_in_arena(&self, address: usize) -> &AtomicHeader {
         // SAFETY: by the caller's promise a header lies there; headers are only ever accessed as atomics.
-        unsafe { &*ptr::with_exposed_provenance(address - HEADER_BYTES) }
+        unsafe { &*self.ground().headers.at(self.base(), address) }
+    }
+
+    /// The payload of the block or filler that begins at `start`: what to ask [`header_of`](Self::header_of) for.
+    #[inline]
+    pub(crate) fn payload_from(&self, start: usize) -> usize {
+        start + self.ground().headers.lead()
+    }
+
+    /// Bytes that the block or filler with this header has of this memory, and of its account.
+    #[inline]
+    pub(crate) fn footprint(&self, header: Header) -> usize {
+        if self.usage() == Use::Large {
+            return self.charged();
+        }
+        self.ground().headers.footprint(header)
     }
 
     /// Payload bytes of the block at `address`.
@@ -323,8 +344,8 @@ impl Descriptor {
         if self.usage() == Use::Large {
             return self.large_payload().expect("a large block has a size");
         }
-        // SAFETY: the caller's promise.
-        unsafe { self.header_of(address) }.load().payload()
+        // SAFETY: the caller's promise; the memory is no large block's.
+        unsafe { self.header_in_arena(address) }.load().payload()
     }
 }
 
@@ -378,9 +399,9 @@ impl List {
             account: Account::new(),
             id: self.ids.fetch_add(1, Ordering::Relaxed),
             base: AtomicUsize::new(0),
-            ground: AtomicU32::new(Ground::Plain as u32),
+            ground: AtomicU32::new(0),
             usage: AtomicU32::new(Use::Empty as u32),
-            start: AtomicUsize::new(0),
+            walk_from: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
             packed: AtomicUsize::new(1),
             chunk: [AtomicUsize::new(0), AtomicUsize::new(1)],

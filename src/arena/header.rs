@@ -1,4 +1,5 @@
-//! The 8 bytes in front of every block: whose it is, how long, of what type, and how far its life has gone.
+//! The 8 bytes of bookkeeping of every block: whose it is, how long, of what type, and how far its life has gone. Where they
+//! are is the business of [`super::ground`].
 //!
 //! ```text
 //! 63        32 31       19 18    16 15       2 1      0
@@ -61,7 +62,7 @@ impl Header {
         )
     }
 
-    /// The header of `bytes` bytes that are nobody's, the header's own 8 included.
+    /// The header of `bytes` bytes that are nobody's, from where it begins as a block to the next one.
     #[inline]
     pub(crate) const fn filler(bytes: usize, state: State) -> Self {
         debug_assert!(bytes >= HEADER_BYTES && bytes.is_multiple_of(8));
@@ -89,16 +90,15 @@ impl Header {
         self.units() * 8 - self.slack()
     }
 
-    /// Bytes in the arena, the header included: the way to the next header.
+    /// Bytes that a filler covers.
     #[inline]
-    pub(crate) const fn footprint(self) -> usize {
-        let units = if self.is_filler() { self.slot() as usize } else { self.units() };
-        HEADER_BYTES + units * 8
+    pub(crate) const fn filler_bytes(self) -> usize {
+        HEADER_BYTES + self.slot() as usize * 8
     }
 
-    /// As [`footprint`](Self::footprint), of a block that is no filler.
+    /// Bytes in the arena of a block that has its header before it.
     #[inline]
-    pub(crate) const fn block_footprint(self) -> usize {
+    pub(crate) const fn inline_footprint(self) -> usize {
         HEADER_BYTES + self.units() * 8
     }
 
@@ -153,7 +153,7 @@ impl Header {
 impl fmt::Debug for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_filler() {
-            return write!(f, "filler of {} bytes, {:?}", self.footprint(), self.state());
+            return write!(f, "filler of {} bytes, {:?}", self.filler_bytes(), self.state());
         }
         write!(f, "slot {}, {} bytes of type {}, {:?}", self.slot(), self.payload(), self.tag(), self.state())
     }
@@ -182,31 +182,27 @@ impl AtomicHeader {
         self.0.store(header.0, Ordering::Release);
     }
 
-    /// Gives the block another payload, of no more units than it has, and returns the bytes of the tail that this leaves:
-    /// a filler at the header that `tail` finds there. The caller holds the block exclusively.
+    /// Gives the block another payload, which leaves `rest` bytes of its footprint: a filler at the header that `tail` finds
+    /// there. The caller holds the block exclusively.
     ///
     /// A walker sees the old length, or the new one with the filler behind it. A mover that read the old length has more
     /// room for its copy than it needs, never less.
-    pub(crate) fn resize<'a>(&self, payload: usize, tail: impl FnOnce() -> &'a Self) -> usize {
-        let old = self.load();
-        let new = old.with_payload(payload);
-        debug_assert!(new.footprint() <= old.footprint());
-        let rest = old.footprint() - new.footprint();
+    pub(crate) fn resize<'a>(&self, payload: usize, rest: usize, tail: impl FnOnce() -> &'a Self) {
         if rest > 0 {
             // Before the new length: its release is what makes the filler visible to who goes on to it.
             tail().store(Header::filler(rest, State::Dead));
         }
-        self.store(new);
-        rest
+        self.store(self.load().with_payload(payload));
     }
 }
 
 const _: () = {
     assert!(MAX_PAYLOAD == 65_528 && TAGS == 16_384 && UNITS_SHIFT + UNITS_BITS == SLOT_SHIFT);
     let header = Header::new(7, 65_521, 16_383, State::Dying);
-    assert!(header.slot() == 7 && header.payload() == 65_521 && header.tag() == 16_383 && header.footprint() == 65_536);
+    assert!(header.slot() == 7 && header.payload() == 65_521 && header.tag() == 16_383);
+    assert!(header.inline_footprint() == 65_536);
     assert!(Header::extent_payload(header.extent()) == 65_521 && Header::extent_tag(header.extent()) == 16_383);
     assert!(matches!(header.state(), State::Dying) && matches!(header.with_state(State::Dead).state(), State::Dead));
     let filler = Header::filler(1 << 20, State::Dead);
-    assert!(filler.is_filler() && filler.footprint() == 1 << 20);
+    assert!(filler.is_filler() && filler.filler_bytes() == 1 << 20);
 };

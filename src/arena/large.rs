@@ -5,7 +5,8 @@
 //! as held from the source; the account of the chunk counts the same bytes.
 
 use super::Pool;
-use super::descriptor::{ArenaRef, Ground, Use};
+use super::descriptor::{ArenaRef, Use};
+use super::ground::Ground;
 use super::header::Header;
 use super::supply::Supply;
 use crate::error::AllocError;

@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 pub(crate) mod descriptor;
+pub(crate) mod ground;
 pub(crate) mod header;
 pub(crate) mod large;
 pub(crate) mod map;
@@ -12,7 +13,8 @@ pub(crate) mod source;
 pub(crate) mod supply;
 
 pub(crate) use account::Outcome;
-pub(crate) use descriptor::{ArenaRef, Ground, Use};
+pub(crate) use descriptor::{ArenaRef, Use};
+pub(crate) use ground::{Ground, Headers};
 pub(crate) use header::{AtomicHeader, HEADER_BYTES, Header, State};
 pub(crate) use pool::{Extent, Pool};
 pub(crate) use shard::{Shard, Shards};

@@ -1,7 +1,8 @@
 //! Where arenas come from and where empty ones wait: warm for the next taker, or back to the source.
 
-use super::descriptor::{ArenaRef, Ground, List, Use};
-use super::header::{AtomicHeader, HEADER_BYTES, Header, MAX_PAYLOAD, State};
+use super::descriptor::{ArenaRef, List, Use};
+use super::ground::{Ground, Headers};
+use super::header::{HEADER_BYTES, Header, MAX_PAYLOAD, State};
 use super::map::ArenaMap;
 use super::supply::Supply;
 use crate::error::AllocError;
@@ -42,7 +43,8 @@ pub(crate) struct Pool {
     empty: Mutex<Vec<ArenaRef>>,
     /// Descriptors that have no memory.
     vacant: Mutex<Vec<ArenaRef>>,
-    extents: Mutex<[Vec<Extent>; 2]>,
+    /// By the index of their ground.
+    extents: Mutex<[Vec<Extent>; Ground::COUNT]>,
     pub(crate) returned_arenas: AtomicU64,
     pub(crate) returned_bytes: AtomicU64,
 }
@@ -60,7 +62,7 @@ impl Pool {
             arena_layout: Layout::from_size_align(arena_bytes, arena_bytes).expect("the builder checked it"),
             empty: Mutex::new(Vec::new()),
             vacant: Mutex::new(Vec::new()),
-            extents: Mutex::new([Vec::new(), Vec::new()]),
+            extents: Mutex::default(),
             returned_arenas: AtomicU64::new(0),
             returned_bytes: AtomicU64::new(0),
         }
@@ -71,18 +73,23 @@ impl Pool {
         self.arena_layout.size()
     }
 
-    /// Bytes of an extent. A block is movable if its payload, rounded up to units, and the larger of its alignment and a
-    /// header fit in there.
+    /// Bytes of an extent, and what the extents of an arena with a column are aligned to.
     #[inline]
     pub(crate) fn extent_bytes(&self) -> usize {
         (MAX_PAYLOAD + HEADER_BYTES).min(self.arena_layout.size() / 4)
     }
 
-    /// Whether a block lies in an arena with others, or in memory of its own.
+    /// Whether a block lies in an arena with others, which have their headers where its alignment has it, or in memory of its
+    /// own.
     #[inline]
-    pub(crate) fn is_movable(&self, payload: usize, align: usize) -> bool {
-        // Both are below `isize::MAX`, so the sum does not wrap.
-        payload.next_multiple_of(8) + align.max(HEADER_BYTES) <= self.extent_bytes()
+    pub(crate) fn is_movable(&self, headers: Headers, payload: usize, align: usize) -> bool {
+        match headers {
+            // Wherever the extent begins, a gap, the header and the payload fit. (Both are below `isize::MAX`, so the sum
+            // does not wrap.)
+            Headers::Inline => payload.next_multiple_of(8) + align.max(HEADER_BYTES) <= self.extent_bytes(),
+            // The payload begins the extent. One that is aligned more widely would cost an arena more than it costs alone.
+            Headers::Column => payload <= self.extent_bytes().min(MAX_PAYLOAD) && align <= self.extent_bytes() / 2,
+        }
     }
 
     /// An arena to fill: a warm one, or a new one. One for allocations leaves room for others below the memory limit, so
@@ -187,13 +194,13 @@ impl Pool {
 
     /// An extent for a shard, its pages touched.
     pub(crate) fn take_extent(&self, supply: &Supply, ground: Ground, now: u64) -> Result<Extent, AllocError> {
-        let ready = lock(&self.extents)[ground as usize].pop();
+        let ready = lock(&self.extents)[ground.index()].pop();
         let extent = match ready {
             Some(extent) => extent,
             None => self.make_extents(supply, ground, now)?,
         };
         for offset in (HEADER_BYTES..self.extent_bytes()).step_by(4096) {
-            // SAFETY: within the extent, past its header; the extent is the caller's alone.
+            // SAFETY: within the extent, past any header; the extent is the caller's alone.
             unsafe { ptr::with_exposed_provenance_mut::<u8>(extent.base + offset).write_volatile(0) };
         }
         Ok(extent)
@@ -202,35 +209,40 @@ impl Pool {
     fn make_extents(&self, supply: &Supply, ground: Ground, now: u64) -> Result<Extent, AllocError> {
         let arena = self.take(supply, ground, Purpose::Reserve, u32::MAX)?;
         let bytes = self.extent_bytes();
-        let mut extents: Vec<Extent> = (0..self.arena_layout.size() / bytes)
-            .map(|index| Extent { arena, base: arena.base() + index * bytes })
+        // On a grid, so that each is as widely aligned as any block in it; a column takes the place of the first.
+        let first = arena.start().next_multiple_of(bytes);
+        let mut extents: Vec<Extent> = (first..arena.base() + self.arena_layout.size())
+            .step_by(bytes)
+            .map(|base| Extent { arena, base })
             .collect();
         for extent in &extents {
             self.reset_extent(*extent);
         }
-        arena.open_sealed(self.arena_layout.size(), self.arena_layout.size(), now);
-        let taken = extents.pop().expect("at least four fit");
-        lock(&self.extents)[ground as usize].append(&mut extents);
+        arena.open_sealed(extents.len() * bytes, extents.len() * bytes, now);
+        let taken = extents.pop().expect("at least three fit");
+        lock(&self.extents)[ground.index()].append(&mut extents);
         Ok(taken)
     }
 
     /// Makes an extent whole again: a block in it came to nothing.
     pub(crate) fn reset_extent(&self, extent: Extent) {
-        // SAFETY: the extent is the caller's alone; its first bytes are a header, accessed as an atomic only.
-        let header = unsafe { &*ptr::with_exposed_provenance::<AtomicHeader>(extent.base) };
-        header.store(Header::filler(self.extent_bytes(), State::Building));
+        self.cover_extent(extent, State::Building);
     }
 
     /// Marks an extent as dead. The caller takes its bytes off the account.
     pub(crate) fn end_extent(&self, extent: Extent) {
-        // SAFETY: as in `reset_extent`.
-        let header = unsafe { &*ptr::with_exposed_provenance::<AtomicHeader>(extent.base) };
-        header.store(Header::filler(self.extent_bytes(), State::Dead));
+        self.cover_extent(extent, State::Dead);
+    }
+
+    fn cover_extent(&self, extent: Extent, state: State) {
+        // SAFETY: the extent is the caller's alone, and its bytes count as live.
+        let header = unsafe { extent.arena.header_of(extent.arena.payload_from(extent.base)) };
+        header.store(Header::filler(self.extent_bytes(), state));
     }
 
     /// Takes back an extent that nobody needs any more.
     pub(crate) fn put_extent(&self, extent: Extent) {
-        lock(&self.extents)[extent.arena.ground() as usize].push(extent);
+        lock(&self.extents)[extent.arena.ground().index()].push(extent);
     }
 
     /// Takes the extents that no shard keeps: the caller ends them.

@@ -2,7 +2,8 @@
 //!
 //! A shard is used by one thread at a time, through [`crate::engine::lease`]. Only its counters are read by others.
 
-use super::descriptor::{ArenaRef, Ground};
+use super::descriptor::ArenaRef;
+use super::ground::{Ground, Headers};
 use super::header::{AtomicHeader, HEADER_BYTES, Header, State};
 use super::pool::Extent;
 use crate::compact::policy::CLASSES;
@@ -20,8 +21,10 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) struct Bump {
     arena: Option<ArenaRef>,
     base: usize,
+    /// Where the first block begins.
+    start: usize,
     top: usize,
-    /// Where the last payload must end; short of the arena's end, so that an empty payload lies inside the arena too.
+    /// Where the last payload must end.
     end: usize,
     /// Where a payload must end before the next share of the compactor's work is paid; at most `end`.
     limit: usize,
@@ -47,30 +50,32 @@ pub(crate) struct Filled {
 impl Bump {
     /// Where a payload would lie, and end.
     #[inline]
-    fn next(&self, payload: usize, align: usize) -> (usize, usize) {
+    fn next(&self, headers: Headers, payload: usize, align: usize) -> (usize, usize) {
         let mask = align.max(HEADER_BYTES) - 1;
-        let address = (self.top + HEADER_BYTES + mask) & !mask;
-        (address, address + ((payload + 7) & !7))
+        let address = (self.top + headers.lead() + mask) & !mask;
+        (address, address - headers.lead() + headers.room(payload))
     }
 
     /// Whether [`bump`](Self::bump) will find room.
     #[inline]
-    pub(crate) fn has_room(&self, payload: usize, align: usize) -> bool {
-        self.next(payload, align).1 <= self.limit
+    pub(crate) fn has_room(&self, headers: Headers, payload: usize, align: usize) -> bool {
+        self.next(headers, payload, align).1 <= self.limit
     }
 
-    /// Room for a payload, with a filler in any gap before its header. `None`: the arena is full, or there is none.
+    /// Room for a payload, with a filler in any gap before its block. `None`: the arena is full, or there is none. The headers
+    /// are those of the arena's ground.
     #[inline]
-    pub(crate) fn bump(&mut self, payload: usize, align: usize) -> Option<usize> {
-        let (address, end) = self.next(payload, align);
+    pub(crate) fn bump(&mut self, headers: Headers, payload: usize, align: usize) -> Option<usize> {
+        let (address, end) = self.next(headers, payload, align);
         if end > self.limit {
             return None;
         }
-        let gap = address - HEADER_BYTES - self.top;
+        debug_assert!(self.arena.is_some_and(|arena| arena.ground().headers == headers));
+        let gap = address - headers.lead() - self.top;
         if gap > 0 {
+            let filler = self.header_at(headers, self.top + headers.lead());
             // SAFETY: between the top and the limit of an arena that this shard fills, nobody else has anything.
-            let filler = unsafe { &*ptr::with_exposed_provenance::<AtomicHeader>(self.top) };
-            filler.store(Header::filler(gap, State::Dead));
+            unsafe { &*filler }.store(Header::filler(gap, State::Dead));
             self.dead += gap;
             self.gaps += gap;
         }
@@ -78,9 +83,15 @@ impl Bump {
         Some(address)
     }
 
+    /// Where the header of a payload in this arena is. The headers are those of the arena's ground.
+    #[inline]
+    pub(crate) fn header_at(&self, headers: Headers, address: usize) -> *const AtomicHeader {
+        headers.at(self.base, address)
+    }
+
     /// Counts bytes as dead if they lie in this arena.
     ///
-    /// If nothing in it is alive then, it begins at its base again: that is the same as sealing it, finding it empty and
+    /// If nothing in it is alive then, it begins at its start again: that is the same as sealing it, finding it empty and
     /// taking it anew, since nobody can claim an arena that is not sealed.
     #[inline]
     pub(crate) fn bury(&mut self, arena: ArenaRef, footprint: usize) -> bool {
@@ -95,15 +106,15 @@ impl Bump {
     #[inline]
     pub(crate) fn bury_own(&mut self, footprint: usize) {
         self.dead += footprint;
-        if self.dead == self.top - self.base && self.arena.is_some_and(|arena| arena.account.debt() == 0) {
-            self.rewind_to_base();
+        if self.dead == self.top - self.start && self.arena.is_some_and(|arena| arena.account.debt() == 0) {
+            self.rewind_to_start();
         }
     }
 
-    /// Whether an address lies below the limit of the arena.
+    /// Whether an address lies where the blocks of the arena may.
     #[inline]
     pub(crate) fn covers(&self, address: usize) -> bool {
-        address.wrapping_sub(self.base) < self.limit.wrapping_sub(self.base)
+        address.wrapping_sub(self.start) < self.limit.wrapping_sub(self.start)
     }
 
     /// Puts a new arena in the place of the one that is being filled.
@@ -111,15 +122,17 @@ impl Bump {
     /// `fee`: bytes to move for each KiB of it; 0: none.
     pub(crate) fn install(&mut self, next: Option<ArenaRef>, arena_bytes: usize, fee: usize) -> Option<Filled> {
         let filled = self.arena.map(|arena| {
-            let used = self.top - self.base;
+            let used = self.top - self.start;
             // One that is replaced was full: what is left of it was too short. One that is only let go of could have held more.
-            let room = if next.is_some() { used } else { self.end - self.base };
+            let room = if next.is_some() { used } else { self.end - self.start };
             Filled { arena, used, live: used - self.dead, packed: room - self.gaps }
         });
-        let base = next.map_or(0, |arena| arena.base());
-        let end = if next.is_some() { base + arena_bytes - HEADER_BYTES } else { 0 };
-        let limit = if fee > 0 { base } else { end };
-        *self = Self { arena: next, base, top: base, end, limit, fee, dead: 0, gaps: 0 };
+        *self = next.map_or_else(Self::default, |arena| {
+            let (base, start) = (arena.base(), arena.start());
+            let end = start + arena.ground().headers.capacity(arena_bytes);
+            let limit = if fee > 0 { start } else { end };
+            Self { arena: next, base, start, top: start, end, limit, fee, dead: 0, gaps: 0 }
+        });
         filled
     }
 
@@ -135,14 +148,19 @@ impl Bump {
         Some((self.limit - before) * self.fee / 1024)
     }
 
+    /// Bytes that are left.
+    pub(crate) fn room(&self) -> usize {
+        self.end - self.top
+    }
+
     /// The arena, the bytes used and the bytes that the owner knows to be dead.
     pub(crate) fn state(&self) -> Option<(ArenaRef, usize, usize)> {
-        self.arena.map(|arena| (arena, self.top - self.base, self.dead))
+        self.arena.map(|arena| (arena, self.top - self.start, self.dead))
     }
 
     /// Takes back what the last bump, of a block at `address`, has beyond `payload` bytes.
-    pub(crate) fn trim(&mut self, address: usize, payload: usize) {
-        let top = address + ((payload + 7) & !7);
+    pub(crate) fn trim(&mut self, headers: Headers, address: usize, payload: usize) {
+        let top = address - headers.lead() + headers.room(payload);
         debug_assert!(top <= self.top);
         self.top = top;
     }
@@ -153,8 +171,8 @@ impl Bump {
     }
 
     /// As [`rewind`](Self::rewind), where the last bump was the arena's first.
-    pub(crate) fn rewind_to_base(&mut self) {
-        (self.top, self.dead, self.gaps) = (self.base, 0, 0);
+    pub(crate) fn rewind_to_start(&mut self) {
+        (self.top, self.dead, self.gaps) = (self.start, 0, 0);
     }
 
     pub(crate) fn mark(&self) -> BumpMark {
@@ -173,11 +191,11 @@ pub(crate) struct BumpMark {
 /// The part of a shard that only its user touches.
 #[derive(Debug)]
 pub(crate) struct Private {
-    /// For new blocks.
-    pub(crate) bumps: [Bump; 2],
+    /// For new blocks, by the index of their ground.
+    pub(crate) bumps: [Bump; Ground::COUNT],
     /// For survivors, by the classes from 1 up.
-    survivors: [[Bump; CLASSES as usize - 1]; 2],
-    pub(crate) extents: [Option<Extent>; 2],
+    survivors: [[Bump; CLASSES as usize - 1]; Ground::COUNT],
+    pub(crate) extents: [Option<Extent>; Ground::COUNT],
     pub(crate) slots: SlotCache,
     pub(crate) tags: TagCache,
     pub(crate) epoch: Option<LocalHandle>,
@@ -188,17 +206,27 @@ pub(crate) struct Private {
 impl Private {
     #[inline]
     pub(crate) fn ground(&mut self, ground: Ground) -> &mut Bump {
-        &mut self.bumps[ground as usize]
+        &mut self.bumps[ground.index()]
     }
 
     /// Where survivors of a class above 0 go.
     pub(crate) fn survivors(&mut self, ground: Ground, class: u8) -> &mut Bump {
-        &mut self.survivors[ground as usize][class as usize - 1]
+        &mut self.survivors[ground.index()][class as usize - 1]
     }
 
     /// Every arena that the shard fills.
     pub(crate) fn all_bumps(&mut self) -> impl Iterator<Item = &mut Bump> {
         self.bumps.iter_mut().chain(self.survivors.iter_mut().flatten())
+    }
+
+    /// Lets go of the arenas with so many dead bytes, or with nothing in them at all: they have to be sealed.
+    pub(crate) fn take_filled(&mut self, dead_at_least: usize) -> Vec<Filled> {
+        let take = |bump: &mut Bump| {
+            let (arena, used, dead) = bump.state()?;
+            let keep = used > 0 && dead + arena.account.debt() < dead_at_least;
+            if keep { None } else { bump.install(None, 0, 0) }
+        };
+        self.all_bumps().filter_map(take).collect()
     }
 
     /// The shard's registration with the readers' epochs.
@@ -301,7 +329,7 @@ impl Shards {
         let private = Private {
             bumps: Default::default(),
             survivors: Default::default(),
-            extents: [None, None],
+            extents: Default::default(),
             slots: SlotCache::default(),
             tags: TagCache::new(),
             epoch: None,

@@ -8,7 +8,7 @@
 //! copies out of what died under it has a claim. DEAD is read first and the other claims are asked for afterwards; who claims
 //! later than that finds no block there to look at.
 
-use crate::arena::{ArenaRef, AtomicHeader, Ground, HEADER_BYTES, Header, State};
+use crate::arena::{ArenaRef, Header, State};
 use crate::engine::Core;
 use crate::engine::help::Claim;
 use crate::primitive::sync::atomic::Ordering;
@@ -34,7 +34,7 @@ impl Drop for Walker<'_> {
     }
 }
 
-/// Dead memory of an arena that no block lies between, in bytes from the base.
+/// Dead memory of an arena that no block lies between, in bytes from its first block.
 #[derive(Debug, Default)]
 struct DeadRuns {
     /// What is alive lies in here.
@@ -48,29 +48,32 @@ impl Core {
     pub(super) fn punch(&self, walker: &Walker<'_>) {
         let arena = walker.claim.arena;
         // What moves out of versions is dying until the readers are gone, which shows only when the arena is empty.
-        if arena.ground() != Ground::Plain {
+        let ground = arena.ground();
+        if ground.versioned {
             return;
         }
         let page = self.supply.page_bytes();
-        let whole_pages = |run: &Range<usize>| run.start.next_multiple_of(page)..run.end / page * page;
+        let start = arena.start();
+        let whole_pages =
+            |run: Range<usize>| (start + run.start).next_multiple_of(page)..(start + run.end) / page * page;
         let runs = Self::dead_runs(arena, page);
         if arena.account.balance().claims != 1 {
             return;
         }
-        let end = self.pool.arena_bytes();
+        let end = arena.base() + self.pool.arena_bytes() - start;
         let outer = [0..runs.walk.start, runs.walk.end..end];
-        // The filler in front of a run stays.
-        let inner = runs.inner.iter().map(|run| run.start + HEADER_BYTES..run.end);
+        // The filler's header in front of a run stays.
+        let inner = runs.inner.iter().map(|run| run.start + ground.headers.lead()..run.end);
         let holes: Vec<Range<usize>> =
-            outer.into_iter().chain(inner).map(|run| whole_pages(&run)).filter(|hole| !hole.is_empty()).collect();
+            outer.into_iter().chain(inner).map(whole_pages).filter(|hole| !hole.is_empty()).collect();
         let total: usize = holes.iter().map(Range::len).sum();
         let before = arena.walk.punched.load(Ordering::Relaxed);
         if total <= before {
             return;
         }
         for run in &runs.inner {
-            // SAFETY: the run begins with a header of this arena, which only its one walker joins to others.
-            let first = unsafe { &*ptr::with_exposed_provenance::<AtomicHeader>(arena.base() + run.start) };
+            // SAFETY: the run begins with a block of this arena, which only its one walker joins to others.
+            let first = unsafe { arena.header_of(arena.payload_from(start + run.start)) };
             first.store(Header::filler(run.len(), State::Dead));
         }
         arena.shrink_walk(runs.walk.clone());
@@ -80,12 +83,12 @@ impl Core {
         let mut punched = 0;
         let mut hollow = 0;
         for hole in holes {
-            let start = ptr::with_exposed_provenance_mut::<u8>(arena.base() + hole.start);
+            let first = ptr::with_exposed_provenance_mut::<u8>(hole.start);
             // SAFETY: whole pages of the arena's chunk in which everything is dead: no block will ever lie there again in
             // this life of the arena, no other walker is there, and nobody else claimed the arena after all died.
-            if unsafe { self.supply.discard(NonNull::new(start).expect("an arena is not at zero"), hole.len()) } {
+            if unsafe { self.supply.discard(NonNull::new(first).expect("an arena is not at zero"), hole.len()) } {
                 punched += hole.len();
-                hollow += if runs.walk.contains(&hole.start) { hole.len() } else { 0 };
+                hollow += if runs.walk.contains(&(hole.start - start)) { hole.len() } else { 0 };
             }
         }
         arena.walk.punched.store(punched, Ordering::Relaxed);
@@ -101,8 +104,8 @@ impl Core {
         while offset < range.end {
             // SAFETY: the arena is sealed and claimed, and this is its one walker: in its range there is one header after the
             // other.
-            let header = unsafe { arena.header_of(arena.base() + offset + HEADER_BYTES) }.load();
-            let next = offset + header.footprint();
+            let header = unsafe { arena.header_of(arena.payload_from(arena.start() + offset)) }.load();
+            let next = offset + arena.footprint(header);
             if header.state() != State::Dead {
                 let run = dead_from..offset;
                 if runs.walk.end == range.start {

@@ -4,11 +4,11 @@
 //! There is no lock around a step. Victims are handed out one at a time from a shared plan, and claimed; so several steps
 //! may run at once, and one that is stopped in the middle holds back the one arena that it claims.
 
-use super::policy::{Candidate, choose, class_of_survivors};
+use super::policy::{Candidate, choose, class_of_survivors, gain_of};
 use super::punch::Walker;
 use crate::arena::pool::Purpose;
 use crate::arena::shard::{Filled, Private, Role, add};
-use crate::arena::{ArenaRef, Extent, Ground, HEADER_BYTES, Header, State, Use};
+use crate::arena::{ArenaRef, Extent, Ground, Header, Headers, State, Use};
 use crate::builder::Budget;
 use crate::engine::Core;
 use crate::engine::help::{Claim, copy_block};
@@ -178,10 +178,9 @@ impl Drop for Inside {
 }
 
 impl Core {
-    /// What an arena can hold.
-    fn capacity(&self) -> usize {
-        // What is lost at an arena's end is less than a block.
-        self.pool.arena_bytes() - HEADER_BYTES
+    /// What an arena can hold. (What is lost at its end is less than a block.)
+    fn capacity(&self, headers: Headers) -> usize {
+        headers.capacity(self.pool.arena_bytes())
     }
 
     /// Whether an arena with so many live bytes is worth emptying. At the memory limit every dead byte is.
@@ -195,7 +194,7 @@ impl Core {
     /// What an arena's live bytes will fill of another, with the waste that their like came with.
     fn fill(&self, arena: ArenaRef, live: usize) -> usize {
         // The product has at most 26 bits each.
-        (live * self.capacity()).div_ceil(arena.packed())
+        (live * self.capacity(arena.ground().headers)).div_ceil(arena.packed())
     }
 
     /// Does work of at most `budget`. A step inside a step (a destructor that shuffles) returns at once.
@@ -278,7 +277,7 @@ impl Core {
         }
     }
 
-    fn drain(&self, shard: &mut Private) -> [Option<Extent>; 2] {
+    fn drain(&self, shard: &mut Private) -> [Option<Extent>; Ground::COUNT] {
         shard.slots.drain(&self.table);
         shard.extents.each_mut().map(Option::take)
     }
@@ -310,13 +309,12 @@ impl Core {
     }
 
     fn move_blocks(&self, duty: Duty, meter: &mut Meter, progress: &mut Progress) {
-        let mut mover = None;
+        let mut mover = MoverLease::new(self);
         // However small the budget is, something is done.
         let mut first = true;
         while !meter.spent || std::mem::take(&mut first) {
-            let Some(mut victim) = self.next_victim(duty, progress) else { return };
-            let mover = mover.get_or_insert_with(|| MoverLease::new(self));
-            match self.empty(mover, &mut victim, duty, meter, progress) {
+            let Some(mut victim) = self.next_victim(&mut mover, duty, progress) else { return };
+            match self.empty(&mut mover, &mut victim, duty, meter, progress) {
                 Walk::Finished => progress.walked += 1,
                 Walk::Unfinished => self.plan().victims.push_front(victim),
                 // Others are at it with what room there is.
@@ -348,7 +346,7 @@ impl Core {
         self.compactor.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next_victim(&self, duty: Duty, progress: &mut Progress) -> Option<Victim> {
+    fn next_victim(&self, mover: &mut MoverLease<'_>, duty: Duty, progress: &mut Progress) -> Option<Victim> {
         if let Some(victim) = self.plan().victims.pop_front() {
             return Some(victim);
         }
@@ -357,13 +355,16 @@ impl Core {
             self.notify();
             return None;
         }
-        self.seal_idle(self.pool.arena_bytes() / 8);
+        let dead_at_least = self.pool.arena_bytes() / 8;
+        self.seal_idle(dead_at_least);
+        mover.private().take_filled(dead_at_least).into_iter().for_each(|filled| self.seal(Some(filled)));
+        let room = Ground::ALL.map(|ground| mover.private().survivors(ground, class_of_survivors(0)).room());
         let mut plan = self.plan();
         if plan.victims.is_empty() {
             let Plan { victims, scratch } = &mut *plan;
             scratch.reset();
             let mut seen = Seen::default();
-            self.choose_victims(duty, scratch, victims, &mut seen);
+            self.choose_victims(duty, room, scratch, victims, &mut seen);
             progress.waiting |= seen.pinned > 0;
             self.compactor.survey.note(&seen);
             if !victims.is_empty() {
@@ -373,10 +374,18 @@ impl Core {
         plan.victims.pop_front()
     }
 
-    /// Adds the arenas to empty.
-    fn choose_victims(&self, duty: Duty, scratch: &Bump, victims: &mut VecDeque<Victim>, seen: &mut Seen) {
-        let now = self.now();
-        let mut candidates = [(); 2].map(|()| bumpalo::collections::Vec::new_in(scratch));
+    /// Adds the arenas to empty. `room` is what is left in the arenas that survivors go to.
+    fn choose_victims(
+        &self,
+        duty: Duty,
+        room: [usize; Ground::COUNT],
+        scratch: &Bump,
+        victims: &mut VecDeque<Victim>,
+        seen: &mut Seen,
+    ) {
+        // At the limit it is the next arena that counts, not the cheapest in the long run: all are of one age.
+        let now = if matches!(duty, Duty::Relief(_)) { 0 } else { self.now() };
+        let mut candidates = Ground::ALL.map(|_| bumpalo::collections::Vec::new_in(scratch));
         for arena in self.pool.list.iter() {
             // First, so that an arena which begins another life after this is not taken for the one that is looked at.
             let life = arena.life();
@@ -393,20 +402,19 @@ impl Core {
             match self.last_walk(arena, balance.live) {
                 LastWalk::Moot => {
                     let (live, age) = (self.fill(arena, balance.live), now.saturating_sub(arena.sealed_at()));
-                    candidates[arena.ground() as usize].push(Candidate { arena: (arena, life), live, age });
+                    candidates[arena.ground().index()].push(Candidate { arena: (arena, life), live, age });
                 }
                 LastWalk::Held => seen.pinned += 1,
                 LastWalk::Stands => {}
             }
         }
-        let capacity = self.capacity();
         let batch = self.batch(duty, seen);
-        for candidates in &mut candidates {
+        for ((ground, candidates), room) in Ground::ALL.into_iter().zip(&mut candidates).zip(room) {
+            let capacity = self.capacity(ground.headers);
             // All that could be gained tells the pace; a part of it is the next batch.
-            let worth = choose(candidates, capacity, usize::MAX);
-            let fill: usize = candidates[..worth].iter().map(|candidate| candidate.live).sum();
-            seen.gain += (worth - fill.div_ceil(capacity)) * capacity;
-            let count = choose(&mut candidates[..worth], capacity, batch);
+            let worth = choose(candidates, capacity, room, usize::MAX);
+            seen.gain += gain_of(&candidates[..worth], capacity, room) * capacity;
+            let count = choose(&mut candidates[..worth], capacity, room, batch);
             victims.extend(candidates[..count].iter().map(|candidate| {
                 let (arena, life) = candidate.arena;
                 Victim { arena, life, offset: None, punches: 0, pinned: 0, witness: None }
@@ -422,12 +430,14 @@ impl Core {
         }
     }
 
-    /// The class of the arenas that survivors of an arena go to. In a small heap a partly filled arena of each class would weigh
-    /// more than keeping them apart gains.
+    /// The class of the arenas that survivors of an arena go to. In a small heap, and where there is little room, a partly filled
+    /// arena of each class would weigh more than keeping them apart gains.
     fn class_of_survivors(&self, arena: ArenaRef) -> u8 {
         const SMALL: usize = 64;
-        let is_small = self.compactor.survey.used.load(Ordering::Relaxed) < SMALL * self.pool.arena_bytes();
-        class_of_survivors(if is_small { 0 } else { arena.class() })
+        const LITTLE: usize = 16;
+        let arenas = |bytes: usize| bytes / self.pool.arena_bytes();
+        let is_small = arenas(self.compactor.survey.used.load(Ordering::Relaxed)) < SMALL;
+        class_of_survivors(if is_small || arenas(self.supply.room()) < LITTLE { 0 } else { arena.class() })
     }
 
     /// Whether the last walk left all that is still there, so that another would do no more.
@@ -454,20 +464,11 @@ impl Core {
     /// Seals the arenas of shards that nobody uses, and the caller's own, if they hold at least so many dead bytes or nothing
     /// at all.
     pub(crate) fn seal_idle(&self, dead_at_least: usize) {
-        let take_filled = |shard: &mut Private| -> Vec<Option<Filled>> {
-            let take = |bump: &mut crate::arena::shard::Bump| {
-                let (arena, used, dead) = bump.state()?;
-                let keep = used > 0 && dead + arena.account.debt() < dead_at_least;
-                if keep { None } else { bump.install(None, 0, 0) }
-            };
-            shard.all_bumps().map(take).collect()
-        };
+        let seal = |filled: Vec<Filled>| filled.into_iter().for_each(|filled| self.seal(Some(filled)));
         for role in [Role::Mutator, Role::Mover] {
-            self.shards
-                .for_each_idle(role, |shard| take_filled(shard).into_iter().for_each(|filled| self.seal(filled)));
+            self.shards.for_each_idle(role, |shard| seal(shard.take_filled(dead_at_least)));
         }
-        let filled = with_shard(self, |shard, _, _| take_filled(shard));
-        filled.into_iter().for_each(|filled| self.seal(filled));
+        seal(with_shard(self, |shard, _, _| shard.take_filled(dead_at_least)));
     }
 
     /// Moves what can be moved out of one arena.
@@ -486,7 +487,7 @@ impl Core {
             return Walk::Finished;
         }
         let Some(walker) = Walker::new(&claim) else { return Walk::Finished };
-        let (base, range) = (arena.base(), arena.walk_range());
+        let (start, range) = (arena.start(), arena.walk_range());
         let punches = arena.walk.punches.load(Ordering::Relaxed);
         // Where the walk was left there may be no header any more.
         let resumed = victim.offset.filter(|_| victim.punches == punches);
@@ -499,8 +500,8 @@ impl Core {
                 victim.offset = Some(offset);
                 return Walk::Unfinished;
             }
-            let address = base + offset + HEADER_BYTES;
-            // SAFETY: the arena is sealed and claimed; from its base to `used` there is one header after the other.
+            let address = arena.payload_from(start + offset);
+            // SAFETY: the arena is sealed and claimed; in this range there is one block or filler after the other.
             let header = unsafe { arena.header_of(address) }.load();
             if header.state() == State::Building && !header.is_filler() {
                 let version = self.table.known(header.slot()).version();
@@ -524,7 +525,7 @@ impl Core {
                     Err(_) => return Walk::OutOfMemory,
                 }
             }
-            offset += header.footprint();
+            offset += arena.footprint(header);
             headers += 1;
             if headers % HEADERS_A_LOOK == 0 {
                 meter.is_late();
@@ -608,23 +609,25 @@ impl Core {
         let ground = claim.arena.ground();
         let class = self.class_of_survivors(claim.arena);
         let align = registry().info(header.tag()).align;
+        let headers = ground.headers;
         let target = mover.private().survivors(ground, class);
         let mut rewind = Some(target.mark());
-        let destination = match target.bump(header.payload(), align) {
+        let destination = match target.bump(headers, header.payload(), align) {
             Some(destination) => destination,
             None => {
                 rewind = None;
                 self.next_survivor_arena(mover, ground, class)?;
                 let target = mover.private().survivors(ground, class);
-                target.bump(header.payload(), align).expect("a block fits an empty arena")
+                target.bump(headers, header.payload(), align).expect("a block fits an empty arena")
             }
         };
+        let at = mover.private().survivors(ground, class).header_at(headers, destination);
         let mut give_up = |mover: &mut MoverLease<'_>, outcome| {
             let bump = mover.private().survivors(ground, class);
             match rewind.take() {
                 Some(mark) => bump.rewind(mark),
-                // The arena is new: its first block begins at its base again.
-                None => bump.rewind_to_base(),
+                // The arena is new: its first block begins at its start again.
+                None => bump.rewind_to_start(),
             }
             Ok(outcome)
         };
@@ -637,9 +640,9 @@ impl Core {
         // bumped for it and is not needed goes back, so that one header follows the other in the survivors' arena too.
         // SAFETY: the arena is claimed, and the entry named the block.
         let header = unsafe { claim.arena.header_of(address) }.load();
-        mover.private().survivors(ground, class).trim(destination, header.payload());
+        mover.private().survivors(ground, class).trim(headers, destination, header.payload());
         // SAFETY: MOVING is set, so nobody writes the source; the destination is the mover's own.
-        unsafe { copy_block(address, destination, header) };
+        unsafe { copy_block(address, destination, at, header) };
         #[cfg(feature = "test-hooks")]
         crate::hooks::mid_move();
         if !entry.commit(moving, Word::open_at(destination)) {

@@ -164,15 +164,18 @@ impl Core {
         let Some(closed) = entry.free(raw.version()) else {
             return Err(Self::outdated(raw, entry));
         };
-        if closed.is_quiet() && self.settle_own(raw, closed.address).is_some() {
+        if closed.is_quiet() && self.settle_own::<false>(raw, closed.address).is_some() {
             return Ok(Freed::Now);
         }
-        Ok(self.free_slow(entry, closed))
+        Ok(self.free_slow(raw, entry, closed))
     }
 
     #[cold]
     #[inline(never)]
-    fn free_slow(&self, entry: &Entry, closed: Closed) -> Freed {
+    fn free_slow(&self, raw: RawHandle, entry: &Entry, closed: Closed) -> Freed {
+        if closed.is_quiet() && self.settle_own::<true>(raw, closed.address).is_some() {
+            return Freed::Now;
+        }
         if closed.wake {
             self.wake(entry);
         }

@@ -6,7 +6,7 @@ use super::settle::End;
 use crate::arena::large::LargeBlock;
 use crate::arena::pool::Purpose;
 use crate::arena::shard::{Counts, Filled, Private, add};
-use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State};
+use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Headers, Outcome, State};
 use crate::builder::{Budget, Trigger};
 use crate::compact::{Duty, policy};
 use crate::error::AllocError;
@@ -30,7 +30,7 @@ pub(crate) struct Placed {
 #[derive(Debug)]
 pub(crate) struct Building<'a> {
     core: &'a Core,
-    at: NonNull<AtomicHeader>,
+    at: *const AtomicHeader,
     header: Header,
     address: usize,
     extent: u32,
@@ -73,8 +73,8 @@ impl Building<'_> {
     #[inline]
     pub(super) fn finish(self) -> usize {
         let this = ManuallyDrop::new(self);
-        // SAFETY: the header lies before the block, or in its descriptor, and the block's bytes are counted.
-        unsafe { this.at.as_ref() }.store(this.header.with_state(State::Live));
+        // SAFETY: the header lies in the block's arena, or in its descriptor, and the block's bytes are counted.
+        unsafe { &*this.at }.store(this.header.with_state(State::Live));
         this.address
     }
 }
@@ -89,28 +89,40 @@ impl Drop for Building<'_> {
 impl TypeInfo {
     #[inline]
     pub(crate) fn ground(&self) -> Ground {
-        if self.is_versioned() { Ground::Versioned } else { Ground::Plain }
+        Ground::of(self.is_versioned(), self.align)
     }
 }
 
 impl Core {
     /// Room and a slot in the arena that this thread fills, if that is all there ready. The header is LIVE already: the arena
     /// is not sealed, so nobody walks it before the caller has written the contents and links the block.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn place(&self, info: &'static TypeInfo, payload: usize, align: usize) -> Option<Placed> {
-        if !self.pool.is_movable(payload, align) {
+        // The caller knows the alignment as a constant.
+        match Headers::of(align) {
+            Headers::Inline => self.place_by::<false>(info, payload, align),
+            Headers::Column => self.place_by::<true>(info, payload, align),
+        }
+    }
+
+    #[inline]
+    fn place_by<const COLUMN: bool>(&self, info: &'static TypeInfo, payload: usize, align: usize) -> Option<Placed> {
+        let headers = Headers::select(COLUMN);
+        if !self.pool.is_movable(headers, payload, align) {
             return None;
         }
+        let ground = Ground { versioned: info.is_versioned(), headers };
         with_last_shard(self, |shard, counts| {
             let tag = shard.tags.cached(info)?;
-            if !shard.ground(info.ground()).has_room(payload, align) {
+            if !shard.ground(ground).has_room(headers, payload, align) {
                 return None;
             }
             let slot = shard.slots.take_ready()?;
-            let address = shard.ground(info.ground()).bump(payload, align)?;
+            let bump = shard.ground(ground);
+            let address = bump.bump(headers, payload, align)?;
             let header = Header::new(slot, payload, tag, State::Live);
-            // SAFETY: the eight bytes before the payload are the header's, which only this shard knows so far.
-            unsafe { header_before(address).as_ref() }.store(header);
+            // SAFETY: the header's place was bumped with the payload, and only this shard knows it so far.
+            unsafe { &*bump.header_at(headers, address) }.store(header);
             add(&counts.allocated_blocks, 1);
             add(&counts.allocated_bytes, payload as u64);
             Some(Placed { payload: payload_at(address), header })
@@ -204,7 +216,7 @@ impl Core {
         align: usize,
         zeroed: bool,
     ) -> Result<Building<'_>, AllocError> {
-        if !self.pool.is_movable(payload, align) {
+        if !self.pool.is_movable(info.ground().headers, payload, align) {
             return self.reserve_large(life, info, payload, align, zeroed);
         }
         loop {
@@ -247,19 +259,21 @@ impl Core {
         payload: usize,
         align: usize,
     ) -> Result<Option<Building<'_>>, AllocError> {
+        let ground = info.ground();
         with_shard(self, |shard, counts, _| {
             let tag = shard.tags.tag_of(info)?;
-            if !shard.ground(info.ground()).has_room(payload, align) {
+            if !shard.ground(ground).has_room(ground.headers, payload, align) {
                 return Ok(None);
             }
             let slot = self.slot_for(life, shard)?;
-            let Some(address) = shard.ground(info.ground()).bump(payload, align) else {
+            let bump = shard.ground(ground);
+            let Some(address) = bump.bump(ground.headers, payload, align) else {
                 unreachable!("there was room");
             };
             let header = Header::new(slot, payload, tag, State::Building);
-            let at = header_before(address);
-            // SAFETY: the eight bytes before the payload are the header's, which only this shard knows so far.
-            unsafe { at.as_ref() }.store(header);
+            let at = bump.header_at(ground.headers, address);
+            // SAFETY: the header's place was bumped with the payload, and only this shard knows it so far.
+            unsafe { &*at }.store(header);
             Self::count(life, counts, payload);
             Ok(Some(Building { core: self, at, header, address, extent: header.extent(), life }))
         })
@@ -286,14 +300,14 @@ impl Core {
         if let Some(share) = with_shard(self, |shard, _, _| shard.ground(ground).advance()) {
             return Ok(share);
         }
-        let (owner, has_extent) = with_shard(self, |shard, _, id| (id, shard.extents[ground as usize].is_some()));
+        let (owner, has_extent) = with_shard(self, |shard, _, id| (id, shard.extents[ground.index()].is_some()));
         let arena = self.pool.take(&self.supply, ground, Purpose::Allocations, owner)?;
         // Without one, the thread can still help as long as memory can be had.
         let extent = if has_extent { None } else { self.pool.take_extent(&self.supply, ground, self.now()).ok() };
         let fee = self.fee();
         let filled = with_shard(self, |shard, _, _| {
             if extent.is_some() {
-                shard.extents[ground as usize] = extent;
+                shard.extents[ground.index()] = extent;
             }
             shard.ground(ground).install(Some(arena), self.pool.arena_bytes(), fee)
         });
@@ -332,7 +346,7 @@ impl Core {
             Ok(arena) => {
                 Self::count(life, counts, payload);
                 let extent = header.extent() | LARGE_EXTENT;
-                let at = NonNull::from(&arena.header);
+                let at = ptr::from_ref(&arena.header);
                 Ok(Building { core: self, at, header, address: arena.base(), extent, life })
             }
             Err(cause) => {
@@ -349,7 +363,7 @@ impl Core {
     fn relieve(&self, requested: usize) {
         /// Enough to gain an arena where 98 % are live: fifty are emptied into forty-nine. The time is there for a machine
         /// that has none for this thread.
-        const ARENAS: usize = 64;
+        const ARENAS: usize = 128;
         const PATIENCE: Duration = Duration::from_secs(1);
         let bytes = self.pool.arena_bytes() * ARENAS;
         self.step(Budget { bytes, time: PATIENCE }, Duty::Relief(requested));
@@ -375,10 +389,4 @@ impl Core {
 #[inline]
 pub(crate) fn payload_at(address: usize) -> NonNull<u8> {
     NonNull::new(ptr::with_exposed_provenance_mut(address)).expect("a block is not at zero")
-}
-
-/// Where the header of a block in an arena is.
-#[inline]
-pub(crate) fn header_before(address: usize) -> NonNull<AtomicHeader> {
-    NonNull::new(ptr::with_exposed_provenance_mut(address - HEADER_BYTES)).expect("an arena is not at zero")
 }

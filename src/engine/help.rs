@@ -1,7 +1,6 @@
 //! Finishing a move that a holder-to-be meets, so that nobody ever waits for a mover.
 
 use super::Core;
-use super::allocate::header_before;
 use super::lease::with_shard;
 use crate::arena::shard::add;
 use crate::arena::{ArenaRef, AtomicHeader, Extent, Ground, HEADER_BYTES, Header, Outcome, State};
@@ -41,13 +40,20 @@ pub(crate) struct Copied {
     extent: Option<Extent>,
 }
 
-/// Copies a block and gives the copy a header.
+/// Room for a copy: of its payload, and of its header.
+struct Room {
+    address: usize,
+    at: *const AtomicHeader,
+    extent: Option<Extent>,
+}
+
+/// Copies a block and gives the copy a header, at `at`.
 ///
 /// # Safety
 ///
 /// The source is a movable block with this header under a claim of the caller; nobody writes it: `MOVING` is set, or the
 /// copy will come to nothing. The destination has room for it, and is the caller's own.
-pub(crate) unsafe fn copy_block(source: usize, destination: usize, header: Header) {
+pub(crate) unsafe fn copy_block(source: usize, destination: usize, at: *const AtomicHeader, header: Header) {
     let from = ptr::with_exposed_provenance::<u8>(source);
     let to = ptr::with_exposed_provenance_mut::<u8>(destination);
     // SAFETY: the caller's promise.
@@ -58,7 +64,7 @@ pub(crate) unsafe fn copy_block(source: usize, destination: usize, header: Heade
         crate::hooks::copied(to, header.payload());
     }
     // SAFETY: as above; the header's place belongs to the destination.
-    unsafe { header_before(destination).as_ref() }.store(header.with_state(State::Live));
+    unsafe { &*at }.store(header.with_state(State::Live));
 }
 
 impl Memory for Core {
@@ -77,10 +83,10 @@ impl Memory for Core {
         let header = unsafe { claim.arena.header_of(address) }.load();
         let (payload, align) = (header.payload(), registry().info(header.tag()).align);
         let ground = claim.arena.ground();
-        let (destination, extent) = self.room_for_help(ground, payload, align)?;
+        let Room { address: destination, at, extent } = self.room_for_help(ground, payload, align)?;
         // SAFETY: the word showed MOVING under the claim: until a commit or a free nobody writes the block, and after one
         // this copy's commit fails. The room was made for this length, which a block never outgrows.
-        unsafe { copy_block(address, destination, header) };
+        unsafe { copy_block(address, destination, at, header) };
         Some(Copied { address: destination, header, extent })
     }
 
@@ -97,7 +103,7 @@ impl Memory for Core {
         });
         if let Some(extent) = copy.extent {
             // What of the extent is not the block is dead from the first.
-            let rest = self.pool.extent_bytes() - copy.header.footprint();
+            let rest = self.pool.extent_bytes() - extent.arena.footprint(copy.header);
             if rest > 0 {
                 self.subtract(extent.arena, rest);
             }
@@ -126,65 +132,70 @@ impl Memory for Core {
 impl Core {
     /// After a commit: the source is nobody's, or its last readers'.
     pub(crate) fn retire_source(&self, claim: &Claim<'_>, source: usize, header: Header) {
-        let state = if claim.arena.ground() == Ground::Versioned { State::Dying } else { State::Dead };
+        let state = if claim.arena.ground().versioned { State::Dying } else { State::Dead };
         // SAFETY: the commit took the block away from here and made this thread the one that retires its source.
         unsafe { claim.arena.header_of(source) }.store(header.with_state(state));
         // The claim keeps the account from being emptied here. A `Versioned` arena waits for the readers when it is empty.
-        let (outcome, _) = claim.arena.account.subtract(header.footprint());
+        let (outcome, _) = claim.arena.account.subtract(claim.arena.footprint(header));
         debug_assert_eq!(outcome, Outcome::Remains);
     }
 
     fn bury_copy(&self, address: usize, header: Header) {
-        // SAFETY: the copy is this thread's own, and nobody else knows it.
-        unsafe { header_before(address).as_ref() }.store(header.with_state(State::Dead));
         let arena = self.arena_of(address);
-        let own = with_shard(self, |shard, _, _| shard.ground(arena.ground()).bury(arena, header.footprint()));
+        let footprint = arena.footprint(header);
+        // SAFETY: the copy is this thread's own, and nobody else knows it.
+        unsafe { arena.header_of(address) }.store(header.with_state(State::Dead));
+        let own = with_shard(self, |shard, _, _| shard.ground(arena.ground()).bury(arena, footprint));
         if !own {
-            self.subtract(arena, header.footprint());
+            self.subtract(arena, footprint);
         }
     }
 
     /// Room in the thread's own arena, in a new one, or in the extent that the shard keeps for this.
-    fn room_for_help(&self, ground: Ground, payload: usize, align: usize) -> Option<(usize, Option<Extent>)> {
+    fn room_for_help(&self, ground: Ground, payload: usize, align: usize) -> Option<Room> {
         loop {
             let own = with_shard(self, |shard, _, _| {
-                let address = shard.ground(ground).bump(payload, align)?;
+                let bump = shard.ground(ground);
+                let address = bump.bump(ground.headers, payload, align)?;
+                let at = bump.header_at(ground.headers, address);
                 // Until the commit it is a block that is being made: if the arena is sealed meanwhile, its walkers skip it.
-                let header = Header::filler(HEADER_BYTES + payload.next_multiple_of(8), State::Building);
+                let header = Header::filler(ground.headers.room(payload), State::Building);
                 // SAFETY: the header's place was bumped just now for this shard.
-                unsafe { header_before(address).as_ref() }.store(header);
-                Some(address)
+                unsafe { &*at }.store(header);
+                Some(Room { address, at, extent: None })
             });
-            if let Some(address) = own {
-                return Some((address, None));
+            if own.is_some() {
+                return own;
             }
             if self.refill(ground).is_err() {
                 break;
             }
         }
-        let kept = with_shard(self, |shard, _, _| shard.extents[ground as usize].take());
+        let kept = with_shard(self, |shard, _, _| shard.extents[ground.index()].take());
         let extent = match kept {
             Some(extent) => extent,
             None => self.pool.take_extent(&self.supply, ground, self.now()).ok()?,
         };
-        Some((self.divide(extent, payload, align), Some(extent)))
+        Some(self.divide(extent, payload, align))
     }
 
     /// Room for a payload in an extent, with fillers before and after it.
-    fn divide(&self, extent: Extent, payload: usize, align: usize) -> usize {
-        let address = (extent.base + HEADER_BYTES).next_multiple_of(align.max(HEADER_BYTES));
-        let end = address + payload.next_multiple_of(8);
-        let gaps = [(extent.base, address - HEADER_BYTES), (end, extent.base + self.pool.extent_bytes())];
+    fn divide(&self, extent: Extent, payload: usize, align: usize) -> Room {
+        let arena = extent.arena;
+        let headers = arena.ground().headers;
+        let address = (extent.base + headers.lead()).next_multiple_of(align.max(HEADER_BYTES));
+        let block = address - headers.lead();
+        let gaps = [(extent.base, block), (block + headers.room(payload), extent.base + self.pool.extent_bytes())];
         for (start, stop) in gaps.into_iter().filter(|(start, stop)| stop > start) {
             // SAFETY: within the extent, which is this thread's own, and outside the block.
-            let filler = unsafe { &*ptr::with_exposed_provenance::<AtomicHeader>(start) };
+            let filler = unsafe { arena.header_of(arena.payload_from(start)) };
             filler.store(Header::filler(stop - start, State::Dead));
         }
-        address
+        Room { address, at: headers.at(arena.base(), address), extent: Some(extent) }
     }
 
     fn keep_extent(&self, ground: Ground, extent: Extent) {
-        let surplus = with_shard(self, |shard, _, _| shard.extents[ground as usize].replace(extent));
+        let surplus = with_shard(self, |shard, _, _| shard.extents[ground.index()].replace(extent));
         if let Some(surplus) = surplus {
             self.pool.put_extent(surplus);
         }

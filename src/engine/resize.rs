@@ -19,7 +19,7 @@ use super::lease::with_shard;
 use super::publish::Held;
 use super::settle::End;
 use crate::arena::shard::add;
-use crate::arena::{ArenaRef, AtomicHeader, Use};
+use crate::arena::{ArenaRef, Headers, Use};
 use crate::error::{AccessError, AllocError, ResizeError};
 use crate::handle::RawHandle;
 use crate::panics::{Panic, keep_first};
@@ -54,7 +54,7 @@ impl Core {
         let (mut successor, mut no_memory, mut refusals) = (None, false, 0);
         loop {
             let mut subject = self.subject(raw, info)?;
-            let wants_arena = subject.is_large() && self.pool.is_movable(payload, info.align);
+            let wants_arena = subject.is_large() && self.pool.is_movable(Headers::of(info.align), payload, info.align);
             if payload <= subject.room() && (no_memory || !wants_arena) {
                 match subject.resize_in_place(payload) {
                     Err(cause) => {
@@ -78,7 +78,7 @@ impl Core {
             let room = subject.room();
             drop(subject);
             // An arena's block is zeroed behind the old contents only; a chunk of its own may be zero already.
-            let zeroed = !self.pool.is_movable(payload, info.align);
+            let zeroed = !self.pool.is_movable(Headers::of(info.align), payload, info.align);
             match self.reserve_for(Life::Of(raw.slot()), info, payload, info.align, zeroed) {
                 Ok(building) => successor = Some(building),
                 // To be short in a chunk of its own is better than to be as long as before.
@@ -113,7 +113,12 @@ impl<'a> Subject<'a> {
 
     /// The most payload bytes that the block can have where it is.
     fn room(&self) -> usize {
-        if self.is_large() { self.arena.chunk().1.size() } else { self.payload.next_multiple_of(8) }
+        if self.is_large() {
+            return self.arena.chunk().1.size();
+        }
+        let headers = self.arena.ground().headers;
+        // A header tells of units of 8 bytes; in a column a block may have a few more.
+        headers.room(self.payload) - headers.lead()
     }
 
     /// Gives the block another length where it is. On an error nothing has changed.
@@ -130,10 +135,12 @@ impl<'a> Subject<'a> {
             }
             // SAFETY: the hold keeps the block, whose header it is.
             let header = unsafe { arena.header_of(address) };
-            // SAFETY: aligned, inside the block and behind its new end, where nothing is any more.
-            let tail =
-                || unsafe { &*ptr::with_exposed_provenance::<AtomicHeader>(address + payload.next_multiple_of(8)) };
-            let rest = header.resize(payload, tail);
+            let headers = arena.ground().headers;
+            let (before, after) = (headers.room(self.payload), headers.room(payload));
+            let rest = before - after;
+            // SAFETY: inside the block and behind its new end, where nothing is any more.
+            let tail = || unsafe { arena.header_of(address + after) };
+            header.resize(payload, rest, tail);
             if rest > 0 && !with_shard(core, |shard, _, _| shard.ground(arena.ground()).bury(arena, rest)) {
                 core.subtract(arena, rest);
             }

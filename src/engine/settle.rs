@@ -1,11 +1,10 @@
 //! The end of a block: its destructor, its accounting, its slot; and what is put off until nobody can be hurt by it.
 
 use super::Core;
-use super::allocate::header_before;
 use super::help::Claim;
 use super::lease::{with_last_shard, with_shard};
 use crate::arena::shard::add;
-use crate::arena::{ArenaRef, AtomicHeader, Ground, HEADER_BYTES, Header, Outcome, State, Use};
+use crate::arena::{ArenaRef, AtomicHeader, Ground, HEADER_BYTES, Header, Headers, Outcome, State, Use};
 use crate::handle::RawHandle;
 use crate::panics::{Panic, keep_first};
 use crate::primitive::sync::atomic::Ordering;
@@ -65,8 +64,7 @@ impl Drop for Burial<'_> {
     #[inline]
     fn drop(&mut self) {
         let Self { core, arena, at, header, payload, end } = *self;
-        let large = arena.usage() == Use::Large;
-        let footprint = if large { arena.charged() } else { header.footprint() };
+        let footprint = arena.footprint(header);
         at.store(header.with_state(State::Dead));
         let own = with_shard(core, |shard, counts, _| {
             if end.ends_life() {
@@ -125,7 +123,7 @@ impl Core {
     pub(crate) fn retire(&self, arena: ArenaRef) {
         // Blocks of versions that were moved away are still read until the readers have gone on. (A large one never moves;
         // it was settled after its readers.)
-        if arena.ground() == Ground::Versioned && arena.usage() != Use::Large {
+        if arena.ground().versioned && arena.usage() != Use::Large {
             self.defer(Record::Recycle(arena));
         } else {
             self.recycle(arena);
@@ -155,22 +153,23 @@ impl Core {
         self.notify();
     }
 
-    /// The common case of a free: a block without a destructor, in the arena that this thread fills.
+    /// The common case of a free: a block without a destructor, in the arena of such headers that this thread fills.
     #[inline]
-    pub(super) fn settle_own(&self, freed: RawHandle, address: usize) -> Option<()> {
+    pub(super) fn settle_own<const COLUMN: bool>(&self, freed: RawHandle, address: usize) -> Option<()> {
+        let headers = Headers::select(COLUMN);
         with_last_shard(self, |shard, counts| {
-            let bump = shard.ground(Ground::Plain);
+            let bump = shard.ground(Ground { versioned: false, headers });
             if !bump.covers(address) {
                 return None;
             }
-            // SAFETY: the block lies in an arena, so its header is before it, and its bytes are still counted.
-            let at = unsafe { header_before(address).as_ref() };
+            // SAFETY: the block lies in the arena, and its bytes are still counted.
+            let at = unsafe { &*bump.header_at(headers, address) };
             let header = at.load();
             if registry().drops(header.tag()) {
                 return None;
             }
             at.store(header.with_state(State::Dead));
-            bump.bury_own(header.block_footprint());
+            bump.bury_own(headers.block_footprint(header));
             shard.slots.put(&self.table, freed.slot(), freed.version().wrapping_add(1));
             add(&counts.freed_blocks, 1);
             add(&counts.freed_bytes, header.payload() as u64);
@@ -183,7 +182,7 @@ impl Core {
     /// `moving`: movers may be copying it.
     pub(crate) fn settle_freed(&self, address: usize, moving: bool) {
         let arena = self.arena_of(address);
-        if arena.ground() == Ground::Versioned {
+        if arena.ground().versioned {
             self.defer(Record::Settle { address, after_claims: moving, end: End::Freed });
             return;
         }

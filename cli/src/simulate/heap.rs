@@ -136,7 +136,7 @@ impl Heap {
     /// Arenas that could be gained from those with fewer live blocks than `sparse_below`.
     pub fn gain(&self, sparse_below: usize) -> usize {
         let mut candidates = self.candidates(sparse_below);
-        let count = policy::choose(&mut candidates, self.per_arena, usize::MAX);
+        let count = policy::choose(&mut candidates, self.per_arena, 0, usize::MAX);
         let live: usize = candidates[..count].iter().map(|candidate| candidate.live).sum();
         count - live.div_ceil(self.per_arena)
     }
@@ -148,7 +148,7 @@ impl Heap {
             // With no age, the order is by how sparse they are.
             candidates.iter_mut().for_each(|candidate| candidate.age = 0);
         }
-        let victims = policy::choose(&mut candidates, self.per_arena, 1);
+        let victims = policy::choose(&mut candidates, self.per_arena, 0, 1);
         for victim in &candidates[..victims] {
             self.empty(victim.arena, strategy);
         }
