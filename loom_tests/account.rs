@@ -61,7 +61,7 @@ impl Arena {
     }
 
     fn seal(&self, live: usize) -> bool {
-        let outcome = self.account.seal(live);
+        let (outcome, _) = self.account.seal(live);
         self.after(outcome, "emptied by sealing")
     }
 

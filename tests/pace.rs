@@ -226,18 +226,27 @@ fn at_98_percent_of_the_limit_there_is_progress() {
         }
         // 98 % of it stays live, and it goes on for as long as one likes.
         let mut longest = Duration::ZERO;
+        let mut refused = 0;
         for round in 0..blocks.len() / 8 {
             let victim = random.random_range(0..blocks.len());
             assert_eq!(shuffler.free(blocks[victim]), Ok(Freed::Now));
             let start = Instant::now();
-            blocks[victim] = shuffler
-                .alloc(240)
-                .unwrap_or_else(|error| panic!("{trigger:?} {round}: {error} {:?}", shuffler.stats()));
+            // While the background thread has what room there is, an allocation may be refused; a little later it is not.
+            blocks[victim] = loop {
+                match shuffler.alloc(240) {
+                    Ok(block) => break block,
+                    Err(error) => {
+                        refused += 1;
+                        assert!(refused < 100, "{trigger:?} {round}: {error} {:?}", shuffler.stats());
+                        thread::yield_now();
+                    }
+                }
+            };
             longest = longest.max(start.elapsed());
         }
         let stats = shuffler.stats();
         assert!(stats.resident_bytes as usize <= LIMIT, "{stats:?}");
-        println!("{trigger:?}: the longest allocation took {longest:?}, {stats:?}");
+        println!("{trigger:?}: the longest allocation took {longest:?}, {refused} were refused at first, {stats:?}");
     }
 }
 

@@ -672,7 +672,7 @@ fn always_moving_blocks_keep_their_alignment_and_contents() {
             let raw = make(shuffler, layout, seed);
             let home = shuffler.inspect(raw).unwrap().address;
             // Held beside it, so that its arena cannot be recycled and it never comes back to the same address.
-            let neighbour = make(shuffler, layout, seed);
+            let neighbour = shuffler.alloc_layout(Layout::from_size_align(1, layout.align()).unwrap()).unwrap();
             shuffler.rent_pointer::<()>(neighbour).unwrap();
             let kept = fragmented(shuffler, world.arena_bytes, if world.tiny { 3 } else { 2 }, 32);
             let likes = if is_movable(&world, layout) { litter(shuffler, raw, layout) } else { Vec::new() };

@@ -70,12 +70,13 @@ impl Account {
         self.0.store(SEALED | live as u64, Ordering::Release);
     }
 
-    /// Ends the active life: `live` is the bytes used less those that the owner knows to be dead.
-    pub(crate) fn seal(&self, live: usize) -> Outcome {
+    /// Ends the active life, and tells how much is alive: `live` is the bytes used less those that the owner knows to be dead.
+    pub(crate) fn seal(&self, live: usize) -> (Outcome, Balance) {
         let delta = SEALED.wrapping_add(live as u64).wrapping_sub(BIAS);
         // Release: pairs with the acquire in `claim`; a walker sees every header. Acquire: if all is dead already, the
         // caller retires the arena, and comes after everyone's last use.
-        Outcome::of(self.0.fetch_add(delta, Ordering::AcqRel).wrapping_add(delta))
+        let word = self.0.fetch_add(delta, Ordering::AcqRel).wrapping_add(delta);
+        (Outcome::of(word), Balance::of(word))
     }
 
     /// Takes dead bytes off, and tells what was there before.

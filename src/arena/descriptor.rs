@@ -4,7 +4,7 @@
 //! one to ask, and learns from its [`Account`] that there is nothing to claim. Its other fields are written by whoever has
 //! the arena to itself, before an account is opened or sealed, and read under a claim or by its owner.
 
-use super::account::{Account, Outcome};
+use super::account::{Account, Balance, Outcome};
 use super::ground::Ground;
 use super::header::{AtomicHeader, HEADER_BYTES, Header, State};
 use super::shard::Filled;
@@ -53,6 +53,8 @@ pub(crate) struct Descriptor {
     walk_from: AtomicUsize,
     /// Bytes from the first block to where the bumping ended, or where dead memory begins that is skipped for good; where a walk ends.
     used: AtomicUsize,
+    /// Bytes that were used when it was sealed.
+    sealed_bytes: AtomicUsize,
     /// Bytes and alignment of the chunk.
     chunk: [AtomicUsize; 2],
     /// Bytes of the chunk that count as held from the source: all of them, but for a large block's room to grow.
@@ -127,6 +129,7 @@ impl Descriptor {
         self.owner.store(owner, Ordering::Relaxed);
         self.class.store(0, Ordering::Relaxed);
         self.walk_from.store(0, Ordering::Relaxed);
+        self.sealed_bytes.store(0, Ordering::Relaxed);
         self.used.store(0, Ordering::Relaxed);
         self.packed.store(1, Ordering::Relaxed);
         // Release: pairs with the acquire in `life`; who sees this life does not see the payload of an earlier one.
@@ -136,8 +139,9 @@ impl Descriptor {
     }
 
     /// Ends the active life.
-    pub(crate) fn seal(&self, filled: &Filled, now: u64) -> Outcome {
+    pub(crate) fn seal(&self, filled: &Filled, now: u64) -> (Outcome, Balance) {
         self.used.store(filled.used, Ordering::Relaxed);
+        self.sealed_bytes.store(filled.used, Ordering::Relaxed);
         self.packed.store(filled.packed.max(1), Ordering::Relaxed);
         self.sealed_at.store(now, Ordering::Relaxed);
         self.account.seal(filled.live)
@@ -167,6 +171,11 @@ impl Descriptor {
     /// Where the first block begins.
     pub(crate) fn start(&self) -> usize {
         self.base() + self.ground().headers.column_bytes(self.chunk[0].load(Ordering::Relaxed))
+    }
+
+    /// Bytes that were used when it was sealed; 0 of one that was not filled and sealed.
+    pub(crate) fn sealed_bytes(&self) -> usize {
+        self.sealed_bytes.load(Ordering::Relaxed)
     }
 
     /// Where a walk begins, and where it ends, in bytes from the first block.
@@ -402,6 +411,7 @@ impl List {
             ground: AtomicU32::new(0),
             usage: AtomicU32::new(Use::Empty as u32),
             walk_from: AtomicUsize::new(0),
+            sealed_bytes: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
             packed: AtomicUsize::new(1),
             chunk: [AtomicUsize::new(0), AtomicUsize::new(1)],
@@ -442,9 +452,14 @@ impl List {
         })
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.ids.load(Ordering::Relaxed) as usize
+    }
+
     /// Bytes of the descriptors.
     pub(crate) fn bytes(&self) -> usize {
-        self.ids.load(Ordering::Relaxed) as usize * size_of::<Descriptor>()
+        self.len() * size_of::<Descriptor>()
     }
 }
 

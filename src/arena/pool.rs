@@ -25,8 +25,9 @@ pub(crate) struct Extent {
 pub(crate) enum Purpose {
     /// New blocks.
     Allocations,
-    /// What a mover moves, to an arena of this class.
-    Survivors(u8),
+    /// What a mover moves, to an arena of this class. `last`: the last one below the memory limit may be taken, which is there
+    /// for who needs room now.
+    Survivors { class: u8, last: bool },
     /// The extents that helpers fall back on.
     Reserve,
 }
@@ -102,8 +103,17 @@ impl Pool {
         owner: u32,
     ) -> Result<ArenaRef, AllocError> {
         let usage = if purpose == Purpose::Reserve { Use::Reserve } else { Use::Bumped };
-        let keep = if purpose == Purpose::Allocations { self.survivor_reserve } else { 0 };
-        let warm = lock(&self.empty).pop();
+        let keep = match purpose {
+            Purpose::Allocations => self.survivor_reserve,
+            Purpose::Survivors { last: false, .. } => self.survivor_reserve - self.arena_layout.size(),
+            Purpose::Survivors { .. } | Purpose::Reserve => 0,
+        };
+        let warm = {
+            let mut empty = lock(&self.empty);
+            // A warm one is held already, but below the limit it may be what movers need next.
+            let others = empty.len().saturating_sub(1) * self.arena_layout.size();
+            if supply.room().saturating_add(others) >= keep { empty.pop() } else { None }
+        };
         let arena = match warm {
             Some(arena) => {
                 arena.reopen(ground, usage, owner);
@@ -115,7 +125,7 @@ impl Pool {
                 self.describe(supply, (chunk, self.arena_layout), bytes, ground, usage, owner)?
             }
         };
-        if let Purpose::Survivors(class) = purpose {
+        if let Purpose::Survivors { class, .. } = purpose {
             arena.set_class(class);
         }
         Ok(arena)

@@ -199,8 +199,10 @@ pub(crate) struct Private {
     pub(crate) slots: SlotCache,
     pub(crate) tags: TagCache,
     pub(crate) epoch: Option<LocalHandle>,
-    /// Bytes that died in sealed arenas since the compactor was last told.
-    pub(crate) unrung: usize,
+    /// Bytes that died in sealed arenas and are not counted among all of them yet.
+    pub(crate) uncounted: usize,
+    /// Bytes that its user was to move for what it allocated, and has not yet.
+    pub(crate) owed: usize,
 }
 
 impl Private {
@@ -212,6 +214,25 @@ impl Private {
     /// Where survivors of a class above 0 go.
     pub(crate) fn survivors(&mut self, ground: Ground, class: u8) -> &mut Bump {
         &mut self.survivors[ground.index()][class as usize - 1]
+    }
+
+    /// Room for a survivor in an arena of any class: the class, where the bump began, and the address.
+    pub(crate) fn bump_anywhere(
+        &mut self,
+        ground: Ground,
+        payload: usize,
+        align: usize,
+    ) -> Option<(u8, BumpMark, usize)> {
+        (1..CLASSES).find_map(|class| {
+            let target = self.survivors(ground, class);
+            let mark = target.mark();
+            Some((class, mark, target.bump(ground.headers, payload, align)?))
+        })
+    }
+
+    /// Bytes that are left in the arenas that survivors go to.
+    fn room_for_survivors(&self) -> usize {
+        self.survivors.iter().flatten().map(Bump::room).sum()
     }
 
     /// Every arena that the shard fills.
@@ -302,10 +323,18 @@ impl Shards {
         }
     }
 
-    /// A shard that the caller alone may use until it hands it back.
+    /// A shard that the caller alone may use until it hands it back. Of movers', the one that has most room for survivors.
     pub(crate) fn lease(&self, role: Role) -> ShardRef {
-        let idle = self.idle[role as usize].lock().unwrap_or_else(PoisonError::into_inner).pop_back();
-        idle.unwrap_or_else(|| self.add())
+        let mut idle = self.idle[role as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: nobody leases an idle shard while this lock is held.
+        let room = |shard: &ShardRef| unsafe { &*(*shard.0).private.get() }.room_for_survivors();
+        let best = match role {
+            Role::Mutator => idle.len().checked_sub(1),
+            Role::Mover => (0..idle.len()).max_by_key(|&index| room(&idle[index])),
+        };
+        let leased = best.and_then(|index| idle.swap_remove_back(index));
+        drop(idle);
+        leased.unwrap_or_else(|| self.add())
     }
 
     /// Ends a lease.
@@ -333,7 +362,8 @@ impl Shards {
             slots: SlotCache::default(),
             tags: TagCache::new(),
             epoch: None,
-            unrung: 0,
+            uncounted: 0,
+            owed: 0,
         };
         let shard = Box::into_raw(Box::new(Shard {
             private: UnsafeCell::new(private),

@@ -52,28 +52,51 @@ impl SharedBudget {
     }
 }
 
-/// What the last choice of victims saw, for those who pace themselves by it. Each figure is right by itself.
+/// How much garbage there is, for those who pace themselves by it. Each figure is right by itself, but for what the shards
+/// have not counted yet.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
-    /// Bytes of sealed arenas.
-    pub(crate) used: AtomicUsize,
-    /// Live bytes in them.
-    pub(crate) live: AtomicUsize,
-    /// Bytes of whole arenas that moving could gain.
-    pub(crate) gain: AtomicUsize,
+    /// Bytes that were used in the arenas that are sealed now.
+    used: AtomicUsize,
+    /// Of those, dead bytes. Below zero for an instant, now and then: what dies is counted a little late.
+    dead: AtomicUsize,
+    /// Bytes of whole arenas that moving could gain, when victims were last chosen.
+    gain: AtomicUsize,
 }
 
 impl Survey {
-    fn note(&self, seen: &step::Seen) {
-        self.used.store(seen.used, Ordering::Relaxed);
-        self.live.store(seen.live, Ordering::Relaxed);
-        self.gain.store(seen.gain, Ordering::Relaxed);
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn dead(&self) -> usize {
+        (self.dead.load(Ordering::Relaxed) as isize).max(0) as usize
+    }
+
+    /// Counts an arena that is sealed.
+    pub(crate) fn add_used(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts dead bytes, and returns how many there are now.
+    pub(crate) fn add_dead(&self, bytes: usize) -> usize {
+        let before = self.dead.fetch_add(bytes, Ordering::Relaxed);
+        (before.wrapping_add(bytes) as isize).max(0) as usize
+    }
+
+    /// Counts an arena of so many bytes out, in which all is dead.
+    pub(crate) fn forget(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.dead.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn note_gain(&self, bytes: usize) {
+        self.gain.store(bytes, Ordering::Relaxed);
     }
 
     /// The share of a core that the background thread takes while `excess` bytes of empty arenas wait to be given back.
     pub(crate) fn share_of_core(&self, excess: usize) -> f64 {
-        let (gain, used) = (self.gain.load(Ordering::Relaxed), self.used.load(Ordering::Relaxed));
-        policy::share_of_core(gain + excess, used + excess)
+        policy::share_of_core(self.gain.load(Ordering::Relaxed) + excess, self.used() + excess)
     }
 }
 

@@ -102,11 +102,11 @@ pub const fn class_of_survivors(class: u8) -> u8 {
 /// The background thread's share of a core when little can be gained, and when much can.
 const SHARE: (f64, f64) = (0.05, 0.25);
 /// Little and much: gain over arenas in use.
-const GAIN: (f64, f64) = (0.05, 0.10);
+const GAIN: (f64, f64) = (0.02, 0.05);
 
 /// The share of a core that the background thread may take, when `gain` of `used` arenas could be gained.
 ///
-/// It is 0.05 up to a gain of 5 %, rises in a straight line, and is 0.25 from 10 % on: garbage that the slow pace does not
+/// It is 0.05 up to a gain of 2 %, rises in a straight line, and is 0.25 from 5 % on: garbage that the slow pace does not
 /// keep up with raises the gain, and so the pace.
 pub fn share_of_core(gain: usize, used: usize) -> f64 {
     let gain = gain as f64 / used.max(1) as f64;
@@ -259,8 +259,8 @@ mod tests {
     #[test]
     fn the_pace_rises_with_the_gain_from_a_twentieth_to_a_quarter() {
         assert_eq!(share_of_core(0, 0), 0.05);
-        assert_eq!(share_of_core(50, 1000), 0.05);
-        assert_eq!(share_of_core(100, 1000), 0.25);
+        assert_eq!(share_of_core(20, 1000), 0.05);
+        assert_eq!(share_of_core(50, 1000), 0.25);
         assert_eq!(share_of_core(1000, 1000), 0.25);
         let shares: Vec<_> = (0..=200).map(|gain| share_of_core(gain, 1000)).collect();
         assert!(shares.is_sorted());

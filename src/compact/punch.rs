@@ -26,6 +26,10 @@ impl<'a> Walker<'a> {
     pub(super) fn new(claim: &'a Claim<'a>) -> Option<Self> {
         claim.arena.begin_walk().then(|| Self { claim })
     }
+
+    pub(super) fn arena(&self) -> ArenaRef {
+        self.claim.arena
+    }
 }
 
 impl Drop for Walker<'_> {

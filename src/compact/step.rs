@@ -16,7 +16,7 @@ use crate::engine::lease::{MoverLease, with_shard};
 use crate::error::AllocError;
 use crate::handle::RawHandle;
 use crate::primitive::sync::atomic::Ordering;
-use crate::table::{Begun, Waiting, Word};
+use crate::table::{Begun, Entry, Waiting, Word};
 use crate::types::registry;
 use bumpalo::Bump;
 use std::cell::Cell;
@@ -137,16 +137,34 @@ enum LastWalk {
     Stands,
 }
 
+/// How far a walk has looked ahead: bytes from the arena's first block, and headers.
+struct Ahead {
+    offset: usize,
+    headers: usize,
+}
+
+/// Asks the processor to have an entry at hand soon.
+#[inline]
+fn prefetch(entry: &Entry) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads nothing that the program could see.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(entry).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = entry;
+}
+
 /// What a choice of victims saw.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
-    /// Bytes of sealed arenas, and live bytes in them.
-    pub(super) used: usize,
-    pub(super) live: usize,
+struct Seen {
+    /// Sealed arenas with something alive.
+    arenas: usize,
     /// Bytes of whole arenas that moving gains.
-    pub(super) gain: usize,
+    gain: usize,
     /// Sparse arenas that are no gain until a hold changes.
-    pub(super) pinned: usize,
+    pinned: usize,
 }
 
 /// What became of one block.
@@ -347,26 +365,38 @@ impl Core {
     }
 
     fn next_victim(&self, mover: &mut MoverLease<'_>, duty: Duty, progress: &mut Progress) -> Option<Victim> {
-        if let Some(victim) = self.plan().victims.pop_front() {
+        /// Choosing takes as long as there are arenas. With more than this it is left to the background thread.
+        const FEW: usize = 1024;
+        if duty == Duty::Assistance {
+            // Whoever is choosing now may have been stopped, and an allocation waits for nobody.
+            let victim = self.compactor.plan.try_lock().ok()?.victims.pop_front();
+            if victim.is_some() || self.pool.list.len() > FEW {
+                return victim.or_else(|| {
+                    self.notify();
+                    None
+                });
+            }
+        } else if let Some(victim) = self.plan().victims.pop_front() {
             return Some(victim);
         }
-        if duty == Duty::Assistance {
-            // Choosing takes as long as there are arenas: the background thread does it.
-            self.notify();
-            return None;
-        }
         let dead_at_least = self.pool.arena_bytes() / 8;
-        self.seal_idle(dead_at_least);
+        if duty != Duty::Assistance {
+            // It would take from an allocation the arena that this is paid for.
+            self.seal_idle(dead_at_least);
+        }
         mover.private().take_filled(dead_at_least).into_iter().for_each(|filled| self.seal(Some(filled)));
         let room = Ground::ALL.map(|ground| mover.private().survivors(ground, class_of_survivors(0)).room());
-        let mut plan = self.plan();
+        let mut plan = match duty {
+            Duty::Assistance => self.compactor.plan.try_lock().ok()?,
+            Duty::Full | Duty::Relief(_) => self.plan(),
+        };
         if plan.victims.is_empty() {
             let Plan { victims, scratch } = &mut *plan;
             scratch.reset();
             let mut seen = Seen::default();
             self.choose_victims(duty, room, scratch, victims, &mut seen);
             progress.waiting |= seen.pinned > 0;
-            self.compactor.survey.note(&seen);
+            self.compactor.survey.note_gain(seen.gain);
             if !victims.is_empty() {
                 self.compactor.totals.cycles.fetch_add(1, Ordering::Relaxed);
             }
@@ -394,8 +424,7 @@ impl Core {
             if !balance.sealed || balance.live == 0 || arena.usage() != Use::Bumped {
                 continue;
             }
-            seen.used += arena.packed();
-            seen.live += balance.live;
+            seen.arenas += 1;
             if balance.claims > 0 || !self.is_sparse(arena, balance.live, duty) {
                 continue;
             }
@@ -426,7 +455,7 @@ impl Core {
     fn batch(&self, duty: Duty, seen: &Seen) -> usize {
         match duty {
             Duty::Relief(wanted) => wanted / self.pool.arena_bytes() + 1,
-            Duty::Full | Duty::Assistance => seen.used / self.pool.arena_bytes() / 64 + 1,
+            Duty::Full | Duty::Assistance => seen.arenas / 64 + 1,
         }
     }
 
@@ -436,7 +465,7 @@ impl Core {
         const SMALL: usize = 64;
         const LITTLE: usize = 16;
         let arenas = |bytes: usize| bytes / self.pool.arena_bytes();
-        let is_small = arenas(self.compactor.survey.used.load(Ordering::Relaxed)) < SMALL;
+        let is_small = arenas(self.compactor.survey.used()) < SMALL;
         class_of_survivors(if is_small || arenas(self.supply.room()) < LITTLE { 0 } else { arena.class() })
     }
 
@@ -493,6 +522,7 @@ impl Core {
         let resumed = victim.offset.filter(|_| victim.punches == punches);
         victim.punches = punches;
         let mut offset = resumed.unwrap_or(range.start);
+        let mut ahead = Ahead { offset, headers: 0 };
         let mut headers = 0;
         while offset < range.end {
             let is_over = meter.spent && (progress.moves > 0 || headers >= HEADERS_A_LOOK);
@@ -500,6 +530,7 @@ impl Core {
                 victim.offset = Some(offset);
                 return Walk::Unfinished;
             }
+            self.look_ahead(&mut ahead, &walker, range.end, headers);
             let address = arena.payload_from(start + offset);
             // SAFETY: the arena is sealed and claimed; in this range there is one block or filler after the other.
             let header = unsafe { arena.header_of(address) }.load();
@@ -508,7 +539,7 @@ impl Core {
                 victim.witness.get_or_insert(RawHandle::new(header.slot(), version));
             }
             if header.state() == State::Live {
-                match self.relocate(mover, &claim, address, header) {
+                match self.relocate(mover, &claim, duty, address, header) {
                     Ok(Relocated::Moved(bytes)) => {
                         progress.moves += 1;
                         progress.moved_bytes += bytes;
@@ -545,6 +576,21 @@ impl Core {
             self.watch(arena, left, witness);
         }
         Walk::Finished
+    }
+
+    /// Asks for the entries of the next blocks, so that a walk does not wait for one after the other.
+    fn look_ahead(&self, ahead: &mut Ahead, walker: &Walker<'_>, end: usize, walked: usize) {
+        const DISTANCE: usize = 8;
+        let arena = walker.arena();
+        while ahead.offset < end && ahead.headers < walked + DISTANCE {
+            // SAFETY: as in `empty`, by the same walker: wherever a block ends now or ended before, a header follows.
+            let header = unsafe { arena.header_of(arena.payload_from(arena.start() + ahead.offset)) }.load();
+            if header.state() == State::Live {
+                prefetch(self.table.known(header.slot()));
+            }
+            ahead.offset += arena.footprint(header);
+            ahead.headers += 1;
+        }
     }
 
     /// Of the blocks that a walk found held, the one to remember: the one that is remembered already, if it has been held
@@ -595,6 +641,7 @@ impl Core {
         &self,
         mover: &mut MoverLease<'_>,
         claim: &Claim<'_>,
+        duty: Duty,
         address: usize,
         header: Header,
     ) -> Result<Relocated, AllocError> {
@@ -607,20 +654,29 @@ impl Core {
             return Ok(Relocated::Held);
         }
         let ground = claim.arena.ground();
-        let class = self.class_of_survivors(claim.arena);
+        let wanted = self.class_of_survivors(claim.arena);
         let align = registry().info(header.tag()).align;
         let headers = ground.headers;
-        let target = mover.private().survivors(ground, class);
-        let mut rewind = Some(target.mark());
-        let destination = match target.bump(headers, header.payload(), align) {
-            Some(destination) => destination,
-            None => {
-                rewind = None;
-                self.next_survivor_arena(mover, ground, class)?;
-                let target = mover.private().survivors(ground, class);
-                target.bump(headers, header.payload(), align).expect("a block fits an empty arena")
-            }
-        };
+        let mut rewind = Some(mover.private().survivors(ground, wanted).mark());
+        let (class, destination) =
+            match mover.private().survivors(ground, wanted).bump(headers, header.payload(), align) {
+                Some(destination) => (wanted, destination),
+                None => match self.next_survivor_arena(mover, ground, wanted, duty) {
+                    Ok(()) => {
+                        rewind = None;
+                        let target = mover.private().survivors(ground, wanted);
+                        let destination = target.bump(headers, header.payload(), align);
+                        (wanted, destination.expect("a block fits an empty arena"))
+                    }
+                    // Where no arena can be had, what is left in those of other classes must do.
+                    Err(cause) => {
+                        let other = mover.private().bump_anywhere(ground, header.payload(), align);
+                        let (class, mark, destination) = other.ok_or(cause)?;
+                        rewind = Some(mark);
+                        (class, destination)
+                    }
+                },
+            };
         let at = mover.private().survivors(ground, class).header_at(headers, destination);
         let mut give_up = |mover: &mut MoverLease<'_>, outcome| {
             let bump = mover.private().survivors(ground, class);
@@ -656,8 +712,15 @@ impl Core {
     }
 
     #[cold]
-    fn next_survivor_arena(&self, mover: &mut MoverLease<'_>, ground: Ground, class: u8) -> Result<(), AllocError> {
-        let arena = self.pool.take(&self.supply, ground, Purpose::Survivors(class), mover.id())?;
+    fn next_survivor_arena(
+        &self,
+        mover: &mut MoverLease<'_>,
+        ground: Ground,
+        class: u8,
+        duty: Duty,
+    ) -> Result<(), AllocError> {
+        let last = matches!(duty, Duty::Relief(_));
+        let arena = self.pool.take(&self.supply, ground, Purpose::Survivors { class, last }, mover.id())?;
         let filled = mover.private().survivors(ground, class).install(Some(arena), self.pool.arena_bytes(), 0);
         self.seal(filled);
         if let Some(filled) = filled {

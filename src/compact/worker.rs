@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// How long the thread lets work gather before it begins; twice as long after each time that this led to nothing, so many
 /// times at the most.
 const GATHER: Duration = Duration::from_millis(2);
-const MOST_FUTILE: u32 = 6;
+const MOST_FUTILE: u32 = 4;
 /// The last drop of a shuffler waits this long for a step that is under way.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 /// After so long without anything to do, what is kept for reuse goes back.

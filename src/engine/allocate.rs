@@ -46,6 +46,13 @@ pub(crate) enum Life {
     Of(u32),
 }
 
+/// What was tried against the refusals of one allocation.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    steps: u32,
+    told: bool,
+}
+
 /// Set in an extent: the block is large, its size is in its descriptor.
 pub(crate) const LARGE_EXTENT: u32 = 1 << 31;
 
@@ -166,25 +173,30 @@ impl Core {
         if wraps.is_none_or(|sum| Layout::from_size_align(sum, align).is_err()) {
             return Err(AllocError::LayoutOverflow);
         }
-        let mut refusals = 0;
+        let mut refusals = Refusals::default();
         loop {
             match self.try_reserve(life, info, payload, align, zeroed) {
-                Err(cause) if self.make_room(cause, refusals) => refusals += 1,
+                Err(cause) if self.make_room(cause, &mut refusals) => {}
                 outcome => return outcome.map_err(|cause| self.with_pins(cause)),
             }
         }
     }
 
-    /// After so many earlier refusals, does what may help against this one: at the memory limit first a bounded step, then the
-    /// program is asked to free something. `false`: that is all there is.
+    /// Does what may help against a refusal: at the memory limit a bounded step, and again while that leads to anything (what
+    /// is gained, others may take); then the program is asked to free something. `false`: that is all there is.
     #[cold]
-    pub(super) fn make_room(&self, refused: AllocError, refusals: u32) -> bool {
+    pub(super) fn make_room(&self, refused: AllocError, refusals: &mut Refusals) -> bool {
+        const STEPS: u32 = 4;
         let AllocError::MemoryLimit { requested, .. } = refused else { return false };
-        let helps = refusals == 0 || (refusals == 1 && self.tell_pressure(requested));
-        if helps {
-            self.relieve(requested);
+        refusals.steps += 1;
+        if refusals.steps <= STEPS && self.relieve(requested) {
+            return true;
         }
-        helps
+        if std::mem::replace(&mut refusals.told, true) || !self.tell_pressure(requested) {
+            return false;
+        }
+        self.relieve(requested);
+        true
     }
 
     /// Asks the program to free something; `false`: there is nobody to ask, or this thread is asking already.
@@ -232,12 +244,18 @@ impl Core {
         }
     }
 
-    /// Does a share of the compactor's work, of so many bytes.
+    /// Does a share of the compactor's work, of so many bytes and what was left of earlier shares. What takes longer than a
+    /// pause may be is left to the next.
     fn assist(&self, bytes: usize) {
-        /// A few times what such a share takes on a machine that has time for this thread.
         const PATIENCE: Duration = Duration::from_micros(50);
-        if bytes > 0 {
-            self.step(Budget { bytes, time: PATIENCE }, Duty::Assistance);
+        if bytes == 0 {
+            return;
+        }
+        let bytes = with_shard(self, |shard, _, _| bytes + std::mem::take(&mut shard.owed));
+        let progress = self.step(Budget { bytes, time: PATIENCE }, Duty::Assistance);
+        if progress.more {
+            let left = bytes.saturating_sub(progress.moved_bytes).min(self.pool.arena_bytes());
+            with_shard(self, |shard, _, _| shard.owed = left);
         }
     }
 
@@ -247,8 +265,8 @@ impl Core {
             return 0;
         }
         let survey = &self.compactor.survey;
-        let (live, used) = (survey.live.load(Ordering::Relaxed), survey.used.load(Ordering::Relaxed));
-        (policy::assistance(live, used, self.config.target_utilization) * 1024.0) as usize
+        let (used, dead) = (survey.used(), survey.dead());
+        (policy::assistance(used.saturating_sub(dead), used, self.config.target_utilization) * 1024.0) as usize
     }
 
     /// `None`: the thread's arena is full, or it has none.
@@ -319,10 +337,11 @@ impl Core {
     pub(crate) fn seal(&self, filled: Option<Filled>) {
         let Some(filled) = filled else { return };
         let arena = filled.arena;
-        if arena.seal(&filled, self.now()) == Outcome::Emptied {
+        let (outcome, balance) = arena.seal(&filled, self.now());
+        self.compactor.survey.add_used(filled.used);
+        self.ring(filled.used - balance.live);
+        if outcome == Outcome::Emptied {
             self.retire(arena);
-        } else {
-            self.ring(filled.used.saturating_sub(arena.account.balance().live));
         }
     }
 
@@ -358,16 +377,17 @@ impl Core {
         })
     }
 
-    /// At the memory limit: one bounded step, no destructors, and every empty arena back.
+    /// At the memory limit: one bounded step, no destructors, and every empty arena back. `false`: there was nothing to gain.
     #[cold]
-    fn relieve(&self, requested: usize) {
+    fn relieve(&self, requested: usize) -> bool {
         /// Enough to gain an arena where 98 % are live: fifty are emptied into forty-nine. The time is there for a machine
         /// that has none for this thread.
         const ARENAS: usize = 128;
         const PATIENCE: Duration = Duration::from_secs(1);
         let bytes = self.pool.arena_bytes() * ARENAS;
-        self.step(Budget { bytes, time: PATIENCE }, Duty::Relief(requested));
-        self.pool.release_excess(&self.supply, 0, usize::MAX);
+        let progress = self.step(Budget { bytes, time: PATIENCE }, Duty::Relief(requested));
+        let returned = self.pool.release_excess(&self.supply, 0, usize::MAX);
+        progress.moves + progress.carried_out + returned > 0
     }
 
     pub(super) fn with_pins(&self, cause: AllocError) -> AllocError {

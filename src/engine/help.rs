@@ -136,8 +136,10 @@ impl Core {
         // SAFETY: the commit took the block away from here and made this thread the one that retires its source.
         unsafe { claim.arena.header_of(source) }.store(header.with_state(state));
         // The claim keeps the account from being emptied here. A `Versioned` arena waits for the readers when it is empty.
-        let (outcome, _) = claim.arena.account.subtract(claim.arena.footprint(header));
+        let footprint = claim.arena.footprint(header);
+        let (outcome, _) = claim.arena.account.subtract(footprint);
         debug_assert_eq!(outcome, Outcome::Remains);
+        self.ring(footprint);
     }
 
     fn bury_copy(&self, address: usize, header: Header) {

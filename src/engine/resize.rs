@@ -14,7 +14,7 @@
 //! header that it read before `MOVING`.
 
 use super::Core;
-use super::allocate::{Building, LARGE_EXTENT, Life, payload_at};
+use super::allocate::{Building, LARGE_EXTENT, Life, Refusals, payload_at};
 use super::lease::with_shard;
 use super::publish::Held;
 use super::settle::End;
@@ -51,7 +51,7 @@ impl Core {
         }
         // Memory is looked for without the hold: that may take a while. So the block may be another when it is held again, and
         // is looked at afresh.
-        let (mut successor, mut no_memory, mut refusals) = (None, false, 0);
+        let (mut successor, mut no_memory, mut refusals) = (None, false, Refusals::default());
         loop {
             let mut subject = self.subject(raw, info)?;
             let wants_arena = subject.is_large() && self.pool.is_movable(Headers::of(info.align), payload, info.align);
@@ -60,10 +60,9 @@ impl Core {
                     Err(cause) => {
                         drop(subject);
                         // At the limit a bounded step is worth a try, and so is to ask for room.
-                        if !self.make_room(cause, refusals) {
+                        if !self.make_room(cause, &mut refusals) {
                             return Err(self.with_pins(cause).into());
                         }
-                        refusals += 1;
                         continue;
                     }
                     Ok(()) => {

@@ -90,30 +90,28 @@ impl Core {
     /// Takes dead bytes off an arena's account, and retires it if they were the last.
     #[inline]
     pub(crate) fn subtract(&self, arena: ArenaRef, bytes: usize) {
+        // Asked while the caller has a share: after that the descriptor may begin another life.
+        let counts = arena.usage() == Use::Bumped;
         let (outcome, before) = arena.account.subtract(bytes);
+        if before.sealed && counts {
+            self.ring(bytes);
+        }
         if outcome == Outcome::Emptied {
             self.retire(arena);
-        } else if before.sealed {
-            if arena.walk.watched.load(Ordering::Relaxed) && arena.walk.watched.swap(false, Ordering::Relaxed) {
-                self.notify();
-            }
-            self.ring(bytes);
+        } else if arena.walk.watched.load(Ordering::Relaxed) && arena.walk.watched.swap(false, Ordering::Relaxed) {
+            self.notify();
         }
     }
 
-    /// Counts dead bytes in sealed arenas, and tells the compactor of each quarter of an arena: whoever makes garbage rings,
-    /// so that an idle shuffler need not look.
+    /// Counts dead bytes in sealed arenas, and tells the compactor at each quarter of an arena, if there is a whole one of them:
+    /// whoever makes garbage rings, so that an idle shuffler need not look.
     pub(crate) fn ring(&self, dead: usize) {
         let enough = self.pool.arena_bytes() / 4;
-        let rings = with_shard(self, |shard, _, _| {
-            shard.unrung += dead;
-            let rings = shard.unrung >= enough;
-            if rings {
-                shard.unrung = 0;
-            }
-            rings
+        let counted = with_shard(self, |shard, _, _| {
+            shard.uncounted += dead;
+            if shard.uncounted < enough { 0 } else { std::mem::take(&mut shard.uncounted) }
         });
-        if rings {
+        if counted > 0 && self.compactor.survey.add_dead(counted) >= self.pool.arena_bytes() {
             self.notify();
         }
     }
@@ -121,6 +119,7 @@ impl Core {
     /// Takes in an arena that the caller emptied.
     #[cold]
     pub(crate) fn retire(&self, arena: ArenaRef) {
+        self.compactor.survey.forget(arena.sealed_bytes());
         // Blocks of versions that were moved away are still read until the readers have gone on. (A large one never moves;
         // it was settled after its readers.)
         if arena.ground().versioned && arena.usage() != Use::Large {
