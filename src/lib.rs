@@ -44,7 +44,7 @@ pub use builder::{Budget, Builder, Trigger};
 pub use bytemuck::Zeroable;
 #[cfg(feature = "simulation")]
 pub use compact::policy;
-pub use compact::{CompactorState, Progress, ShuffleReport};
+pub use compact::{CompactorState, Explanation, OldestRent, Progress, Reason, ShuffleReport};
 pub use directory::{Directory, OpaqueHandle, Rights};
 pub use engine::access::Freed;
 pub use error::{AccessError, AllocError, ConfigError, Error, Rejected, ResizeError};

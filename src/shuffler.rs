@@ -2,7 +2,7 @@
 
 use crate::arena::source::ArenaSource;
 use crate::builder::{Budget, Builder, Config};
-use crate::compact::{Duty, Progress, ShuffleReport};
+use crate::compact::{Duty, Explanation, Progress, ShuffleReport};
 use crate::engine::access::Freed;
 use crate::engine::allocate::Building;
 use crate::engine::{Core, Life};
@@ -526,6 +526,43 @@ impl Shuffler {
     #[must_use]
     pub fn arenas(&self) -> Vec<ArenaInfo> {
         ArenaInfo::all(&self.core)
+    }
+
+    /// The blocks that lie in an arena now, those included that were freed and are still held. Costs a look at every entry of
+    /// the handle table; nothing is locked or held meanwhile, so blocks may come, go and move.
+    #[must_use]
+    #[doc(alias = "entries_indexes")]
+    pub fn blocks_in(&self, arena: u32) -> Vec<BlockInfo> {
+        let mut blocks = Vec::new();
+        self.core.table.for_each(|slot, entry| {
+            let version = entry.version();
+            // One that was freed while it was held is known by the version that it had.
+            let handle = RawHandle::new(slot, version.wrapping_sub((version % 2) ^ 1));
+            if entry.word().address() != 0
+                && let Ok(block) = self.inspect(handle)
+                && block.arena == arena
+            {
+                blocks.push(block);
+            }
+        });
+        blocks
+    }
+
+    /// Why nothing is being gained just now, or what is, in words.
+    ///
+    /// ```
+    /// use memory_shuffler::{Reason, Shuffler};
+    ///
+    /// let shuffler = Shuffler::new();
+    /// let paused = shuffler.pause();
+    /// let explanation = shuffler.explain();
+    /// assert_eq!(explanation.reasons[0], Reason::Paused { guards: 1 });
+    /// println!("{explanation}");
+    /// # drop(paused);
+    /// ```
+    #[must_use]
+    pub fn explain(&self) -> Explanation {
+        self.core.explain()
     }
 }
 

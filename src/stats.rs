@@ -2,7 +2,7 @@
 
 use crate::arena::shard::Counts;
 use crate::arena::{HEADER_BYTES, Shard, Use};
-use crate::compact::CompactorState;
+use crate::compact::{CompactorState, OldestRent};
 use crate::engine::Core;
 use crate::handle::RawHandle;
 use crate::primitive::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +44,8 @@ pub struct Stats {
     pub abandoned: u64,
     /// Panics of destructors in steps, where nobody could be told.
     pub panics: u64,
+    /// The rent that has kept an arena from being emptied for longest.
+    pub oldest_rent: Option<OldestRent>,
     /// Bytes given back to the source.
     pub returned_bytes: u64,
     /// Arenas and large blocks given back to the source.
@@ -86,6 +88,7 @@ impl Stats {
             cycles: load(&totals.cycles),
             abandoned: load(&totals.abandoned),
             panics: load(&totals.panics),
+            oldest_rent: core.oldest_rent(),
             returned_bytes: load(&core.pool.returned_bytes),
             arenas_returned: load(&core.pool.returned_arenas),
             max_step: Duration::from_nanos(load(&totals.max_step)),

@@ -1,13 +1,17 @@
 //! The compactor: what moves, when, and how much at a time.
 
+pub(crate) mod explain;
+mod plan;
 pub mod policy;
 mod punch;
 pub(crate) mod signal;
 pub(crate) mod step;
+mod walk;
 pub(crate) mod worker;
 
 use crate::builder::Budget;
-use crate::primitive::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::primitive::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+pub use explain::{Explanation, OldestRent, Reason};
 use std::sync::Mutex;
 use std::time::Duration;
 pub(crate) use step::Duty;
@@ -17,7 +21,7 @@ pub use worker::CompactorState;
 /// The state that all steps of a shuffler share.
 #[derive(Debug)]
 pub(crate) struct Compactor {
-    plan: Mutex<step::Plan>,
+    plan: Mutex<plan::Plan>,
     /// `Paused` guards in existence.
     pub(crate) paused: AtomicUsize,
     pub(crate) worker: worker::Worker,
@@ -109,6 +113,8 @@ pub(crate) struct Totals {
     pub(crate) max_step: AtomicU64,
     /// Steps that ended for want of memory.
     pub(crate) abandoned: AtomicU64,
+    /// The last cycle ended for want of memory.
+    pub(crate) no_memory: AtomicBool,
     /// Panics of destructors that nobody else could be told of.
     pub(crate) panics: AtomicU64,
 }
@@ -116,7 +122,7 @@ pub(crate) struct Totals {
 impl Compactor {
     pub(crate) fn new(budget: Budget) -> Self {
         Self {
-            plan: Mutex::new(step::Plan::default()),
+            plan: Mutex::new(plan::Plan::default()),
             paused: AtomicUsize::new(0),
             worker: worker::Worker::new(),
             totals: Totals::default(),

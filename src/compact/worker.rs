@@ -6,7 +6,7 @@
 //! for a while, it gives back what was kept for reuse.
 
 use super::signal::Signal;
-use super::step::Duty;
+use super::step::{Duty, FRUITLESS};
 use crate::builder::Trigger;
 use crate::engine::Core;
 use crate::primitive::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -202,12 +202,13 @@ fn run(core: Arc<Core>) {
 /// Steps until nothing can be gained; returns whether anything was.
 fn work(core: &Core) -> bool {
     let worker = &core.compactor.worker;
-    let mut gained = false;
+    let (mut gained, mut fruitless) = (false, 0);
     while !worker.is_stopped() {
         let start = cpu_time();
         let progress = core.step(core.compactor.budget.get(), Duty::Full);
-        gained |= progress.moves + progress.returned_arenas + progress.carried_out > 0;
-        if !progress.more {
+        gained |= !progress.is_fruitless();
+        fruitless = if progress.is_fruitless() { fruitless + 1 } else { 0 };
+        if !progress.more || fruitless == FRUITLESS {
             break;
         }
         let excess = core.pool.empty_bytes().saturating_sub(core.config.retain_bytes);
