@@ -4,6 +4,7 @@ pub mod policy;
 mod punch;
 pub(crate) mod signal;
 pub(crate) mod step;
+pub(crate) mod sweep;
 pub(crate) mod worker;
 
 use crate::builder::Budget;
