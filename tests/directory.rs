@@ -577,6 +577,31 @@ fn a_step_looks_at_a_bounded_number() {
     assert_eq!(shuffler.shuffle().steps, 1);
 }
 
+/// A pass that was inside a shard when its keys changed their places knows that it may have missed some.
+#[test]
+fn a_pass_that_a_rehash_tore_is_followed_by_another() {
+    let _others = beside_others();
+    let shuffler = manual();
+    let directory: Directory<u64> = Directory::new(&shuffler);
+    const KEYS: u64 = 100_000;
+    let blocks: Vec<_> = (0..KEYS).map(|n| shuffler.create(n).unwrap()).collect();
+    number(&directory, &blocks);
+    blocks.iter().step_by(20).for_each(|block| freed(&shuffler, *block));
+    // Some way into the first shard.
+    let mut swept = 0;
+    for _ in 0..30 {
+        let progress = shuffler.shuffle_step(Budget { bytes: 1, time: Duration::ZERO });
+        assert!(progress.more, "the pass ends before the map shrinks");
+        swept += progress.swept;
+    }
+    // The map becomes small: what the pass had before it is behind it now.
+    (0..KEYS).filter(|n| n % 20 != 0).for_each(|n| assert!(directory.revoke(&n)));
+    // Nothing was freed since; the next pass comes of itself.
+    let report = [shuffler.shuffle(), shuffler.shuffle()];
+    println!("{swept} before, then {:?}", report.map(|report| report.progress.swept));
+    assert_eq!((directory.len(), shuffler.shuffle().progress.swept), (0, 0));
+}
+
 /// A look-up removes the grant that it saw, not one that the key was given since.
 #[test]
 fn only_the_very_grant_is_removed() {

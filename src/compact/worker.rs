@@ -213,7 +213,7 @@ fn work(core: &Core) -> bool {
     while !worker.is_stopped() {
         let start = cpu_time();
         let progress = core.step(core.compactor.budget.get(), Duty::Full);
-        gained |= progress.moves + progress.returned_arenas + progress.carried_out > 0;
+        gained |= progress.moves + progress.returned_arenas + progress.carried_out + progress.swept > 0;
         if !progress.more {
             break;
         }
