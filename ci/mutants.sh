@@ -14,7 +14,7 @@ cp -r "$root/src" "$root/loom_tests" "$work"
     printf '[package]\nname = "mutants"\nversion = "0.0.0"\nedition = "2024"\nautotests = false\n[lib]\npath = "none.rs"\n'
     printf '[profile.dev.package."*"]\nopt-level = 3\n[dev-dependencies]\n'
     grep '^loom = ' "$root/Cargo.toml"
-    for target in entry account ready signal; do
+    for target in entry account directory ready signal; do
         printf '[[test]]\nname = "loom_%s"\npath = "loom_tests/%s.rs"\n' $target $target
     done
 } >"$work/Cargo.toml"
@@ -47,7 +47,7 @@ mutant() {
     fi
 }
 
-word=src/table/word.rs header=src/arena/header.rs entry=src/table/entry.rs account=src/arena/account.rs ready=src/ready.rs signal=src/compact/signal.rs callers=loom_tests/support/world.rs
+word=src/table/word.rs header=src/arena/header.rs entry=src/table/entry.rs account=src/arena/account.rs ready=src/ready.rs signal=src/compact/signal.rs callers=loom_tests/support/world.rs directory=loom_tests/directory.rs
 
 # The rules marked with a warning sign in the design.
 mutant 'no second look at the version after a hold' entry reuse_against_a_stale_rent $entry \
@@ -180,6 +180,16 @@ mutant 'seal: in two steps' account sealing_against_subtractions $account \
     's/Outcome::of\(self\.0\.fetch_add\(delta, Ordering::AcqRel\)\.wrapping_add\(delta\)\)/self.0.fetch_add(delta.wrapping_sub(SEALED), Ordering::AcqRel);\n        Outcome::of(self.0.fetch_or(SEALED, Ordering::AcqRel))/'
 mutant 'who empties is judged by a second look' account two_subtractions_and_a_claim $account \
     's/Outcome::of\(before - bytes as u64\)/Outcome::of(self.0.load(Ordering::Acquire))/'
+
+# The directory.
+mutant 'a look-up removes whatever the key names by then' directory reuse_under_one_key $directory \
+    's/remove_if\(\|found\| found\.version == grant\.version\)/remove_if(|_| true)/'
+mutant 'a sweep removes what it saw, unseen' directory reuse_under_one_key $directory \
+    's/remove_if\(\|grant\| !self\.is_live\(grant\.version\)\)/remove_if(|_| true)/'
+mutant 'an insertion looks and replaces under two locks' directory two_insertions_under_one_key $directory \
+    's/let mut key = self\.key\.lock\(\)\.unwrap\(\);\n(\s+)let old = \*key;/let old = *self.key.lock().unwrap();\n$1let mut key = self.key.lock().unwrap();/'
+mutant 'a grant names a slot, not a life' directory reuse_under_one_key $directory \
+    's/mine\.read\(grant\.version\)/mine.read(self.world.entry.version() | 1)/'
 
 # The ready list.
 mutant 'push: relaxed' ready two_pushers_and_a_taker $ready \

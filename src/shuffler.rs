@@ -58,6 +58,10 @@ impl Shuffler {
         let core = Core::new(config, source, numbers);
         Self { life: Arc::new(Life { core: core.clone() }), core }
     }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
 }
 
 /// # Allocate

@@ -1,8 +1,8 @@
 //! What must not compile, each case with a twin that does; and the traits that the public types have.
 
 use memory_shuffler::{
-    AccessError, AllocError, Builder, ConfigError, Directory, Error, Handle, Owned, OwnedRent, Paused, RawHandle,
-    Rejected, Rent, RentMut, ResizeError, Shuffler, Versioned,
+    AccessError, AllocError, Builder, ConfigError, Directory, Error, Handle, OpaqueHandle, Owned, OwnedRent, Paused,
+    RawHandle, Rejected, Rent, RentMut, ResizeError, Rights, Shuffler, Versioned,
 };
 use std::cell::Cell;
 use std::fmt::Debug;
@@ -53,6 +53,7 @@ const _: () = {
     send_sync::<Builder>();
     send_sync::<Directory>();
     send_sync::<Directory<String>>();
+    send_sync::<(OpaqueHandle, Rights)>();
     send_sync::<Owned<Plain>>();
     send_sync::<Owned<[Plain]>>();
     send_sync::<Rent<'_, u8>>();

@@ -1265,8 +1265,11 @@ fn row_35_opaque_handles() {
         refused(directory.resolve::<u64>(&name, Rights::READ), AccessError::Denied, DENIED);
         assert!(!directory.revoke(&name));
     }
+    let rent = directory.rent::<u64>(&reader).unwrap();
     assert!(directory.revoke(&reader));
     assert!(!directory.revoke(&reader));
+    assert_eq!(*rent, 5, "a rent that was there stays good");
+    drop(rent);
     refused(directory.rent::<u64>(&reader).map(drop), AccessError::Denied, DENIED);
     *directory.rent_mut::<u64>(&owner).unwrap() += 1;
     assert_eq!(shuffler.free(directory.resolve_raw(&owner, Rights::FREE).unwrap()), Ok(Freed::Now));

@@ -6,6 +6,7 @@ pub mod policy;
 mod punch;
 pub(crate) mod signal;
 pub(crate) mod step;
+pub(crate) mod sweep;
 mod walk;
 pub(crate) mod worker;
 

@@ -30,6 +30,8 @@ pub struct Progress {
     pub returned_arenas: usize,
     /// Destructors and recycled arenas that had been put off and were carried out.
     pub carried_out: usize,
+    /// Grants of directories that were forgotten because their blocks are gone.
+    pub swept: usize,
     /// The budget ended the step; there is more to do.
     pub more: bool,
     /// Something can be gained later: a block is held, a reader looks, a record waits.
@@ -124,6 +126,8 @@ impl Core {
             }
         }
         if duty == Duty::Full {
+            // A quarter of the time at the most: dead grants are small.
+            self.sweep(start.checked_add(budget.time / 4), &mut progress);
             // Half of the time at the most, so that neither this nor the moving starves.
             let until = start.checked_add(budget.time / 2);
             while self.pool.release_excess(&self.supply, self.config.retain_bytes, 1) == 1 {
@@ -152,6 +156,7 @@ impl Core {
         // In steps, so that what waits for readers is looked after in between.
         const LARGE: Budget = Budget { bytes: 16 << 20, time: Duration::from_millis(10) };
         let mut fruitless = 0;
+        self.sweepers.ask();
         let mut report = ShuffleReport { paused: self.is_paused(), ..ShuffleReport::default() };
         loop {
             let step = self.step(LARGE, Duty::Full);
@@ -268,7 +273,7 @@ pub(super) const FRUITLESS: u32 = 3;
 impl Progress {
     /// Whether nothing came of the step.
     pub(super) fn is_fruitless(&self) -> bool {
-        self.moves + self.returned_arenas + self.carried_out == 0
+        self.moves + self.returned_arenas + self.carried_out + self.swept == 0
     }
 
     fn add(&mut self, step: Self) {
@@ -278,6 +283,7 @@ impl Progress {
         self.walked += step.walked;
         self.returned_arenas += step.returned_arenas;
         self.carried_out += step.carried_out;
+        self.swept += step.swept;
         self.more = step.more;
         self.waiting = step.waiting;
     }

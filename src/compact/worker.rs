@@ -182,8 +182,15 @@ fn run(core: Arc<Core>) {
             } else if is_waiting {
                 looks += 1;
             } else {
+                // The last blocks freed rang for no step, and may be named still.
+                let freed = core.needs_sweep();
+                if freed.is_some() {
+                    core.sweepers.ask();
+                    work(&core);
+                }
                 core.decay();
-                decayed = true;
+                // If a lock or a rehash was in the way, again later.
+                decayed = !freed.is_some_and(|freed| core.is_sweep_behind(freed));
                 continue;
             }
             decayed = false;

@@ -29,6 +29,7 @@ pub(crate) mod settle;
 use crate::arena::{Pool, Shards, Supply};
 use crate::builder::Config;
 use crate::compact::Compactor;
+use crate::compact::sweep::Sweepers;
 use crate::panics::{Panic, keep_first};
 use crate::primitive::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::ready::Ready;
@@ -88,6 +89,8 @@ pub(crate) struct Core {
     pub(crate) deferred: Arc<Deferred>,
     pub(crate) collector: ManuallyDrop<Collector>,
     pub(crate) compactor: Compactor,
+    /// Its directories.
+    pub(crate) sweepers: Sweepers,
     started: Instant,
     /// Last, since everything above has its memory from here.
     pub(crate) supply: Supply,
@@ -105,6 +108,7 @@ impl Core {
             deferred: Arc::new(Deferred { ready: Ready::new(), waiting: AtomicUsize::new(0), queue: Mutex::default() }),
             collector: ManuallyDrop::new(Collector::new()),
             compactor: Compactor::new(config.budget),
+            sweepers: Sweepers::default(),
             started: Instant::now(),
             supply: Supply::new(source, config.memory_limit),
             config,
