@@ -9,6 +9,7 @@ mod compact;
 mod directory;
 mod engine;
 mod error;
+mod frozen;
 mod handle;
 #[cfg(feature = "test-hooks")]
 pub mod hooks;
@@ -48,9 +49,12 @@ pub use compact::{CompactorState, Progress, ShuffleReport};
 pub use directory::{Directory, OpaqueHandle, Rights};
 pub use engine::access::Freed;
 pub use error::{AccessError, AllocError, ConfigError, Error, Rejected, ResizeError};
+pub use frozen::Frozen;
 pub use handle::{Handle, RawHandle, Versioned};
+#[cfg(feature = "derive")]
+pub use memory_shuffler_derive::Frozen;
 pub use owned::Owned;
-pub use reader::{Frozen, Reader};
+pub use reader::Reader;
 pub use rent::{OwnedRent, Rent, RentMut};
 pub use shuffler::{Paused, Shuffler};
 pub use stats::{ArenaInfo, ArenaState, BlockInfo, Stats};

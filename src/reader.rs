@@ -3,81 +3,13 @@
 use crate::engine::Core;
 use crate::engine::lease::with_shard;
 use crate::error::AccessError;
+use crate::frozen::Frozen;
 use crate::handle::Versioned;
 use crate::primitive::sync::atomic::Ordering;
 use crate::types::Stored;
 use crossbeam_epoch::Guard;
 use std::fmt;
 use std::mem::ManuallyDrop;
-use std::num::NonZero;
-
-/// Types without interior mutability inline: a value that is only reached through `&T` never changes its own bytes.
-///
-/// A `Versioned` block is copied while others read it, which is no race only because of this. What a value points to may
-/// change: the copy points to the same.
-///
-/// # Safety
-///
-/// No byte of a value changes through a shared reference: no `Cell`, no atomic, no lock among its fields, at any depth short
-/// of a pointer.
-pub unsafe trait Frozen {}
-
-macro_rules! frozen {
-    ($($({$($parameters:tt)*})? $type:ty;)*) => {$(
-        // SAFETY: the type is plain data or owns its contents through pointers, without interior mutability inline.
-        unsafe impl $(<$($parameters)*>)? Frozen for $type {}
-    )*};
-}
-
-frozen! {
-    (); bool; char; String; str;
-    u8; u16; u32; u64; u128; usize; i8; i16; i32; i64; i128; isize; f32; f64;
-    std::time::Duration; std::time::Instant; std::time::SystemTime;
-    std::net::Ipv4Addr; std::net::Ipv6Addr; std::net::IpAddr; std::net::SocketAddr;
-    std::path::PathBuf; std::ffi::OsString; std::ffi::CString;
-    {T: ?Sized} Box<T>;
-    {T: ?Sized} std::sync::Arc<T>;
-    {T: ?Sized} &'static T;
-    {T} Vec<T>;
-    {T} std::collections::VecDeque<T>;
-    {T} std::collections::BTreeSet<T>;
-    {T} std::collections::BinaryHeap<T>;
-    {K, V} std::collections::BTreeMap<K, V>;
-    {T: ?Sized} std::marker::PhantomData<T>;
-}
-
-// SAFETY: an array is its elements, which are frozen.
-unsafe impl<T: Frozen, const N: usize> Frozen for [T; N] {}
-// SAFETY: a slice is its elements, which are frozen.
-unsafe impl<T: Frozen> Frozen for [T] {}
-// SAFETY: an option is its value, which is frozen, and a tag.
-unsafe impl<T: Frozen> Frozen for Option<T> {}
-// SAFETY: a result is one of its values, which are frozen, and a tag.
-unsafe impl<T: Frozen, E: Frozen> Frozen for Result<T, E> {}
-// SAFETY: a map is its hasher, which is frozen, and pointers.
-unsafe impl<K, V, S: Frozen> Frozen for std::collections::HashMap<K, V, S> {}
-// SAFETY: a set is its hasher, which is frozen, and pointers.
-unsafe impl<T, S: Frozen> Frozen for std::collections::HashSet<T, S> {}
-// SAFETY: two keys.
-unsafe impl Frozen for std::hash::RandomState {}
-
-macro_rules! frozen_nonzero {
-    ($($number:ty)*) => {$(
-        // SAFETY: a plain number.
-        unsafe impl Frozen for NonZero<$number> {}
-    )*};
-}
-
-frozen_nonzero! { u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize }
-
-macro_rules! frozen_tuples {
-    ($($($name:ident)+;)*) => {$(
-        // SAFETY: a tuple is its fields, which are frozen.
-        unsafe impl<$($name: Frozen),+> Frozen for ($($name,)+) {}
-    )*};
-}
-
-frozen_tuples! { A; A B; A B C; A B C D; A B C D E; A B C D E F; A B C D E F G; A B C D E F G H; }
 
 /// A look at the `Versioned` blocks of a shuffler. Made by [`Shuffler::reader`](crate::Shuffler::reader).
 ///

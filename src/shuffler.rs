@@ -7,9 +7,10 @@ use crate::engine::access::Freed;
 use crate::engine::allocate::Building;
 use crate::engine::{Core, Life};
 use crate::error::{AccessError, AllocError, Rejected, ResizeError};
+use crate::frozen::Frozen;
 use crate::handle::{Handle, RawHandle, Versioned};
 use crate::owned::Owned;
-use crate::reader::{Frozen, Reader};
+use crate::reader::Reader;
 use crate::rent::{OwnedRent, Rent, RentMut};
 use crate::stats::{ArenaInfo, BlockInfo, Stats};
 use crate::table::numbers::PageNumbers;
@@ -56,7 +57,10 @@ impl Shuffler {
 
     pub(crate) fn with_numbers(config: Config, source: Box<dyn ArenaSource>, numbers: &'static PageNumbers) -> Self {
         let core = Core::new(config, source, numbers);
-        Self { life: Arc::new(Life { core: core.clone() }), core }
+        Self {
+            life: Arc::new(Life { core: core.clone() }),
+            core,
+        }
     }
 }
 
@@ -80,7 +84,8 @@ impl Shuffler {
     /// As for [`create`](Self::create).
     #[inline]
     pub fn create_versioned<T: Frozen + Send + Sync + 'static>(&self, value: T) -> Result<Versioned<T>, Rejected<T>> {
-        self.create_as(<T as StoredLayout>::VERSIONED, value).map(Versioned::from_raw)
+        self.create_as(<T as StoredLayout>::VERSIONED, value)
+            .map(Versioned::from_raw)
     }
 
     #[inline(always)]
@@ -113,7 +118,9 @@ impl Shuffler {
     ///
     /// What [`AllocError`] tells; then `make` was not called.
     pub fn create_with<T: Send + 'static>(&self, make: impl FnOnce() -> T) -> Result<Handle<T>, AllocError> {
-        let building = self.core.reserve(<T as StoredLayout>::PLAIN, size_of::<T>(), align_of::<T>(), false)?;
+        let building = self
+            .core
+            .reserve(<T as StoredLayout>::PLAIN, size_of::<T>(), align_of::<T>(), false)?;
         let value = make();
         // SAFETY: the room was made for a `T`, and is the building block's own.
         unsafe { building.payload().cast::<T>().write(value) };
@@ -145,7 +152,8 @@ impl Shuffler {
     ///
     /// What [`AllocError`] tells.
     pub fn alloc_str(&self, text: &str) -> Result<Handle<str>, AllocError> {
-        self.copy_as(<str as StoredLayout>::PLAIN, text.as_bytes()).map(Handle::from_raw)
+        self.copy_as(<str as StoredLayout>::PLAIN, text.as_bytes())
+            .map(Handle::from_raw)
     }
 
     /// A copy of a slice, to be read through [`reader`](Self::reader).
@@ -157,7 +165,8 @@ impl Shuffler {
     where
         T: Copy + Frozen + Send + Sync + 'static,
     {
-        self.copy_as(<[T] as StoredLayout>::VERSIONED, values).map(Versioned::from_raw)
+        self.copy_as(<[T] as StoredLayout>::VERSIONED, values)
+            .map(Versioned::from_raw)
     }
 
     /// A copy of a string, to be read through [`reader`](Self::reader).
@@ -166,7 +175,8 @@ impl Shuffler {
     ///
     /// What [`AllocError`] tells.
     pub fn alloc_versioned_str(&self, text: &str) -> Result<Versioned<str>, AllocError> {
-        self.copy_as(<str as StoredLayout>::VERSIONED, text.as_bytes()).map(Versioned::from_raw)
+        self.copy_as(<str as StoredLayout>::VERSIONED, text.as_bytes())
+            .map(Versioned::from_raw)
     }
 
     /// Zeroed bytes of a layout, reached through [`rent_pointer`](Self::rent_pointer). A move keeps the alignment.
@@ -178,14 +188,21 @@ impl Shuffler {
         if layout.align() > types::MAX_ALIGN {
             return Err(AllocError::UnsupportedAlignment { max: types::MAX_ALIGN });
         }
-        let building = self.core.reserve(types::raw(layout.align()), layout.size(), layout.align(), true)?;
+        let building = self
+            .core
+            .reserve(types::raw(layout.align()), layout.size(), layout.align(), true)?;
         Ok(building.publish())
     }
 
     fn copy_as<T: Copy>(&self, info: &'static TypeInfo, values: &[T]) -> Result<RawHandle, AllocError> {
         let building = self.room_for::<T>(info, values.len(), false)?;
         // SAFETY: the room was made for that many values, and is the building block's own.
-        unsafe { building.payload().cast::<T>().copy_from_nonoverlapping(NonNull::from(values).cast(), values.len()) };
+        unsafe {
+            building
+                .payload()
+                .cast::<T>()
+                .copy_from_nonoverlapping(NonNull::from(values).cast(), values.len())
+        };
         Ok(building.publish())
     }
 
@@ -264,7 +281,9 @@ impl Shuffler {
     where
         T: ?Sized + Stored + Send,
     {
-        let (entry, address) = self.core.hold_until(handle.raw(), Hold::Exclusive, deadline(patience))?;
+        let (entry, address) = self
+            .core
+            .hold_until(handle.raw(), Hold::Exclusive, deadline(patience))?;
         // SAFETY: as in `rent_mut`.
         Ok(unsafe { RentMut::new(&self.core, entry, self.core.value_at(address)) })
     }
@@ -361,11 +380,16 @@ impl Shuffler {
         let fits = if stored.is_raw() {
             align_of::<T>() <= stored.align && size_of::<T>() <= payload
         } else {
-            [<T as StoredLayout>::PLAIN, <[T] as StoredLayout>::PLAIN].into_iter().any(|info| stored.same(info))
+            [<T as StoredLayout>::PLAIN, <[T] as StoredLayout>::PLAIN]
+                .into_iter()
+                .any(|info| stored.same(info))
         };
         if !fits {
             let requested = <T as StoredLayout>::PLAIN.name();
-            return Err(AccessError::TypeMismatch { stored: stored.name(), requested });
+            return Err(AccessError::TypeMismatch {
+                stored: stored.name(),
+                requested,
+            });
         }
         let (_, address) = self.core.hold(handle, hold)?;
         Ok(<T as StoredLayout>::at(crate::engine::allocate::payload_at(address), 0))
@@ -433,7 +457,11 @@ impl Shuffler {
     pub fn get_size(&self, handle: impl Into<RawHandle>) -> Result<usize, AccessError> {
         let handle = handle.into();
         let (glimpse, payload) = self.core.glimpse_sized(handle)?;
-        if glimpse.pending_free { Err(AccessError::Stale) } else { Ok(payload) }
+        if glimpse.pending_free {
+            Err(AccessError::Stale)
+        } else {
+            Ok(payload)
+        }
     }
 
     /// All that is known of a block. Takes no hold. A block that was freed while it was rented is still shown, as
@@ -498,7 +526,10 @@ impl Shuffler {
     pub fn pause(&self) -> Paused<'_> {
         // Release: pairs with the acquire in `is_paused`.
         self.core.compactor.paused.fetch_add(1, Ordering::Release);
-        Paused { core: &self.core, marker: PhantomData }
+        Paused {
+            core: &self.core,
+            marker: PhantomData,
+        }
     }
 
     /// Shuffles, and gives every empty arena back to the source, those that are kept for reuse too.
