@@ -5,11 +5,12 @@ use crate::engine::lease::with_shard;
 use crate::error::AccessError;
 use crate::frozen::Frozen;
 use crate::handle::Versioned;
-use crate::primitive::sync::atomic::Ordering;
+use crate::seats::Seat;
 use crate::types::Stored;
 use crossbeam_epoch::Guard;
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::sync::Arc;
 
 /// A look at the `Versioned` blocks of a shuffler. Made by [`Shuffler::reader`](crate::Shuffler::reader).
 ///
@@ -19,11 +20,17 @@ use std::mem::ManuallyDrop;
 pub struct Reader<'a> {
     core: &'a Core,
     guard: ManuallyDrop<Guard>,
+    seat: &'a Seat,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(core: &'a Core) -> Self {
-        Self { core, guard: ManuallyDrop::new(with_shard(core, |shard, _, _| shard.epoch(&core.collector).pin())) }
+        with_shard(core, |shard, _, _| {
+            let (guard, seat) = shard.epoch(&core.collector, &core.seats).enter();
+            // SAFETY: the core keeps every seat for as long as it is there.
+            let seat = unsafe { &*Arc::as_ptr(seat) };
+            Self { core, guard: ManuallyDrop::new(guard), seat }
+        })
     }
 
     /// The value of a block, readable until this reader is dropped.
@@ -38,18 +45,12 @@ impl<'a> Reader<'a> {
     {
         let raw = handle.raw();
         let entry = self.core.entry(raw)?;
-        // Version, word, version: the word was the life's own if the life had begun before and had not ended after. Acquire,
-        // both loads of the version: they pair with the release in `begin_life`.
-        if entry.version() != raw.version() {
+        let Some(address) = entry.read(raw.version()) else {
             return Err(Core::outdated(raw, entry));
-        }
-        let word = entry.word();
-        if !word.is_open() || entry.version() != raw.version() {
-            return Err(AccessError::Stale);
-        }
+        };
         // SAFETY: the block was linked while this reader's epoch was pinned, so neither it nor its arena goes before the
         // reader does; a `Versioned<T>` is only made for a block of `T`, which is frozen, so copying it is no race.
-        Ok(unsafe { self.core.value_at::<T>(word.address()).as_ref() })
+        Ok(unsafe { self.core.value_at::<T>(address).as_ref() })
     }
 
     /// Lets go of everything that was kept for this reader so far, and starts anew.
@@ -59,13 +60,14 @@ impl<'a> Reader<'a> {
             self.guard.repin();
             self.guard.flush();
         }
+        self.seat.renew();
         self.tell();
     }
 
     /// Tells the compactor that something which waits may be ready. (If this look comes too early to see what waits, the
     /// compactor's own looks, a few after each ring, find the reader gone.)
     fn tell(&self) {
-        if self.core.deferred.waiting.load(Ordering::Relaxed) > 0 {
+        if self.core.deferred.waiting() > 0 {
             self.core.notify();
         }
     }
@@ -75,6 +77,9 @@ impl Drop for Reader<'_> {
     fn drop(&mut self) {
         // SAFETY: not used after this, and dropped nowhere else.
         unsafe { ManuallyDrop::drop(&mut self.guard) };
+        if self.seat.leave() {
+            self.core.seats.give_back(self.seat);
+        }
         self.tell();
     }
 }

@@ -22,6 +22,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::primitive::sync::atomic::Ordering;
@@ -57,10 +58,7 @@ impl Shuffler {
 
     pub(crate) fn with_numbers(config: Config, source: Box<dyn ArenaSource>, numbers: &'static PageNumbers) -> Self {
         let core = Core::new(config, source, numbers);
-        Self {
-            life: Arc::new(Life { core: core.clone() }),
-            core,
-        }
+        Self { life: Arc::new(Life { core: core.clone() }), core }
     }
 }
 
@@ -73,7 +71,7 @@ impl Shuffler {
     /// What [`AllocError`] tells; the value comes back in [`Rejected`].
     #[inline]
     pub fn create<T: Send + 'static>(&self, value: T) -> Result<Handle<T>, Rejected<T>> {
-        self.create_as(<T as StoredLayout>::PLAIN, value).map(Handle::from_raw)
+        self.create_as(<T as StoredLayout>::PLAIN, true, value).map(Handle::from_raw)
     }
 
     /// As [`create`](Self::create), for a value that is read far more often than it ends: reads through
@@ -81,16 +79,18 @@ impl Shuffler {
     ///
     /// # Errors
     ///
-    /// As for [`create`](Self::create).
+    /// As for [`create`](Self::create), and `ReadersBehind` if readers hold more back than the
+    /// [limit](Builder::reader_limit) allows.
     #[inline]
     pub fn create_versioned<T: Frozen + Send + Sync + 'static>(&self, value: T) -> Result<Versioned<T>, Rejected<T>> {
-        self.create_as(<T as StoredLayout>::VERSIONED, value)
-            .map(Versioned::from_raw)
+        // Whatever is not placed at once goes the way that looks into it.
+        self.create_as(<T as StoredLayout>::VERSIONED, !self.core.is_behind(), value).map(Versioned::from_raw)
     }
 
     #[inline(always)]
-    fn create_as<T>(&self, info: &'static TypeInfo, value: T) -> Result<RawHandle, Rejected<T>> {
-        let Some(placed) = self.core.place(info, size_of::<T>(), align_of::<T>()) else {
+    fn create_as<T>(&self, info: &'static TypeInfo, at_once: bool, value: T) -> Result<RawHandle, Rejected<T>> {
+        let placed = if at_once { self.core.place(info, size_of::<T>(), align_of::<T>()) } else { None };
+        let Some(placed) = placed else {
             // Through a closure, which the value is copied into: so only the cold path gives it an address.
             return cold(move || self.create_slow(info, value));
         };
@@ -118,9 +118,7 @@ impl Shuffler {
     ///
     /// What [`AllocError`] tells; then `make` was not called.
     pub fn create_with<T: Send + 'static>(&self, make: impl FnOnce() -> T) -> Result<Handle<T>, AllocError> {
-        let building = self
-            .core
-            .reserve(<T as StoredLayout>::PLAIN, size_of::<T>(), align_of::<T>(), false)?;
+        let building = self.core.reserve(<T as StoredLayout>::PLAIN, size_of::<T>(), align_of::<T>(), false)?;
         let value = make();
         // SAFETY: the room was made for a `T`, and is the building block's own.
         unsafe { building.payload().cast::<T>().write(value) };
@@ -152,31 +150,28 @@ impl Shuffler {
     ///
     /// What [`AllocError`] tells.
     pub fn alloc_str(&self, text: &str) -> Result<Handle<str>, AllocError> {
-        self.copy_as(<str as StoredLayout>::PLAIN, text.as_bytes())
-            .map(Handle::from_raw)
+        self.copy_as(<str as StoredLayout>::PLAIN, text.as_bytes()).map(Handle::from_raw)
     }
 
     /// A copy of a slice, to be read through [`reader`](Self::reader).
     ///
     /// # Errors
     ///
-    /// What [`AllocError`] tells.
+    /// What [`AllocError`] tells, `ReadersBehind` as for [`create_versioned`](Self::create_versioned).
     pub fn alloc_versioned<T>(&self, values: &[T]) -> Result<Versioned<[T]>, AllocError>
     where
         T: Copy + Frozen + Send + Sync + 'static,
     {
-        self.copy_as(<[T] as StoredLayout>::VERSIONED, values)
-            .map(Versioned::from_raw)
+        self.copy_as(<[T] as StoredLayout>::VERSIONED, values).map(Versioned::from_raw)
     }
 
     /// A copy of a string, to be read through [`reader`](Self::reader).
     ///
     /// # Errors
     ///
-    /// What [`AllocError`] tells.
+    /// What [`AllocError`] tells, `ReadersBehind` as for [`create_versioned`](Self::create_versioned).
     pub fn alloc_versioned_str(&self, text: &str) -> Result<Versioned<str>, AllocError> {
-        self.copy_as(<str as StoredLayout>::VERSIONED, text.as_bytes())
-            .map(Versioned::from_raw)
+        self.copy_as(<str as StoredLayout>::VERSIONED, text.as_bytes()).map(Versioned::from_raw)
     }
 
     /// Zeroed bytes of a layout, reached through [`rent_pointer`](Self::rent_pointer). A move keeps the alignment.
@@ -188,21 +183,14 @@ impl Shuffler {
         if layout.align() > types::MAX_ALIGN {
             return Err(AllocError::UnsupportedAlignment { max: types::MAX_ALIGN });
         }
-        let building = self
-            .core
-            .reserve(types::raw(layout.align()), layout.size(), layout.align(), true)?;
+        let building = self.core.reserve(types::raw(layout.align()), layout.size(), layout.align(), true)?;
         Ok(building.publish())
     }
 
     fn copy_as<T: Copy>(&self, info: &'static TypeInfo, values: &[T]) -> Result<RawHandle, AllocError> {
         let building = self.room_for::<T>(info, values.len(), false)?;
         // SAFETY: the room was made for that many values, and is the building block's own.
-        unsafe {
-            building
-                .payload()
-                .cast::<T>()
-                .copy_from_nonoverlapping(NonNull::from(values).cast(), values.len())
-        };
+        unsafe { building.payload().cast::<T>().copy_from_nonoverlapping(NonNull::from(values).cast(), values.len()) };
         Ok(building.publish())
     }
 
@@ -281,9 +269,7 @@ impl Shuffler {
     where
         T: ?Sized + Stored + Send,
     {
-        let (entry, address) = self
-            .core
-            .hold_until(handle.raw(), Hold::Exclusive, deadline(patience))?;
+        let (entry, address) = self.core.hold_until(handle.raw(), Hold::Exclusive, deadline(patience))?;
         // SAFETY: as in `rent_mut`.
         Ok(unsafe { RentMut::new(&self.core, entry, self.core.value_at(address)) })
     }
@@ -331,7 +317,8 @@ impl Shuffler {
     /// # Errors
     ///
     /// `Stale` or `Invalid` as for [`rent`](Self::rent), `Busy` while another call replaces the value, `OutOfMemory` if there
-    /// is no room for the new one. The value comes back in [`Rejected`].
+    /// is no room for the new one, `ReadersBehind` if readers hold more back than the [limit](Builder::reader_limit) allows.
+    /// The value comes back in [`Rejected`].
     pub fn publish<T>(&self, handle: Versioned<T>, value: T) -> Result<(), Rejected<T, AccessError>>
     where
         T: Frozen + Send + Sync + 'static,
@@ -380,16 +367,11 @@ impl Shuffler {
         let fits = if stored.is_raw() {
             align_of::<T>() <= stored.align && size_of::<T>() <= payload
         } else {
-            [<T as StoredLayout>::PLAIN, <[T] as StoredLayout>::PLAIN]
-                .into_iter()
-                .any(|info| stored.same(info))
+            [<T as StoredLayout>::PLAIN, <[T] as StoredLayout>::PLAIN].into_iter().any(|info| stored.same(info))
         };
         if !fits {
             let requested = <T as StoredLayout>::PLAIN.name();
-            return Err(AccessError::TypeMismatch {
-                stored: stored.name(),
-                requested,
-            });
+            return Err(AccessError::TypeMismatch { stored: stored.name(), requested });
         }
         let (_, address) = self.core.hold(handle, hold)?;
         Ok(<T as StoredLayout>::at(crate::engine::allocate::payload_at(address), 0))
@@ -457,11 +439,7 @@ impl Shuffler {
     pub fn get_size(&self, handle: impl Into<RawHandle>) -> Result<usize, AccessError> {
         let handle = handle.into();
         let (glimpse, payload) = self.core.glimpse_sized(handle)?;
-        if glimpse.pending_free {
-            Err(AccessError::Stale)
-        } else {
-            Ok(payload)
-        }
+        if glimpse.pending_free { Err(AccessError::Stale) } else { Ok(payload) }
     }
 
     /// All that is known of a block. Takes no hold. A block that was freed while it was rented is still shown, as
@@ -526,10 +504,7 @@ impl Shuffler {
     pub fn pause(&self) -> Paused<'_> {
         // Release: pairs with the acquire in `is_paused`.
         self.core.compactor.paused.fetch_add(1, Ordering::Release);
-        Paused {
-            core: &self.core,
-            marker: PhantomData,
-        }
+        Paused { core: &self.core, marker: PhantomData }
     }
 
     /// Shuffles, and gives every empty arena back to the source, those that are kept for reuse too.
@@ -551,6 +526,13 @@ impl Shuffler {
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats::of(&self.core)
+    }
+
+    /// The name of a thread that has used this shuffler and still runs, or whose reader was forgotten: of the one that
+    /// [`Stats::oldest_reader`] or `ReadersBehind` tells.
+    #[must_use]
+    pub fn thread_name(&self, thread: ThreadId) -> Option<String> {
+        self.core.seats.name(thread)
     }
 
     /// What stands in each arena's account.
