@@ -209,8 +209,6 @@ mutant 'lower: relaxed' signal a_raise_is_never_lost $signal \
 # Readers.
 mutant 'a record does not wait for the readers' epoch a_get_and_a_publish $deferred \
     's/guard\.defer\(move \|\| \{/let at_once = move || {/; s/\}\);\n(\s+)\/\/ At once/};\n$1at_once();\n$1\/\/ At once/'
-mutant 'a record is put off before its block is unlinked' epoch a_get_and_a_publish $readers \
-    's/match self\.world\.entry\.replace\(new\) \{/let bytes = self.world.look(old).bytes;\n        self.defer(Record::Settle(old), bytes);\n        match self.world.entry.replace(new) {/; s/self\.reached\("published"\);\n[^\n]*\n[^\n]*\n/self.reached("published");\n/'
 mutant 'a free does not wait for the readers' epoch a_get_and_a_free $readers \
     's/(if let Some\(address\) = left\.settle \{\n\s+let bytes[^\n]*\n\s+)self\.defer\(Record::Settle\(address\), bytes\);/$1drop(bytes);\n            self.world.log().unlinked.push(address);\n            self.world.deferred.ready.push(Record::Settle(address));/'
 mutant 'an emptied arena does not wait for the readers' epoch a_get_and_an_arena_that_is_retired $readers \
