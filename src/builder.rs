@@ -41,6 +41,7 @@ impl Default for Budget {
 pub(crate) struct Config {
     pub(crate) arena_bytes: usize,
     pub(crate) memory_limit: usize,
+    pub(crate) reader_limit: usize,
     pub(crate) trigger: Trigger,
     pub(crate) inline: bool,
     pub(crate) budget: Budget,
@@ -75,6 +76,7 @@ impl fmt::Debug for OnPressure {
 pub struct Builder {
     arena_bytes: usize,
     memory_limit: usize,
+    reader_limit: usize,
     trigger: Trigger,
     budget: Budget,
     target_utilization: f64,
@@ -91,6 +93,7 @@ impl Default for Builder {
         Self {
             arena_bytes: 1 << 20,
             memory_limit: usize::MAX,
+            reader_limit: usize::MAX,
             trigger: Trigger::default(),
             budget: Budget::default(),
             target_utilization: 0.95,
@@ -113,6 +116,16 @@ impl Builder {
     /// The most bytes to hold from the source, tables and empty arenas included. Default: no limit.
     pub fn memory_limit(mut self, bytes: usize) -> Self {
         self.memory_limit = bytes;
+        self
+    }
+
+    /// The most bytes that readers may hold back: of `Versioned` blocks that were freed or replaced while a reader could see
+    /// them. Past it no further `Versioned` block is made: `create_versioned`, `alloc_versioned`, `alloc_versioned_str`,
+    /// `publish` and `update` help the readers' epoch forward once, and then fail with `ReadersBehind`, which says whose reader
+    /// is the oldest. Freeing never fails for it, and other blocks are not affected. Default: no limit, so that the memory limit
+    /// alone bounds what a reader that is kept for ever holds back.
+    pub fn reader_limit(mut self, bytes: usize) -> Self {
+        self.reader_limit = bytes;
         self
     }
 
@@ -213,6 +226,7 @@ impl Builder {
             survivor_reserve: movers * self.arena_bytes,
             arena_bytes: self.arena_bytes,
             memory_limit: self.memory_limit,
+            reader_limit: self.reader_limit,
             trigger: self.trigger,
             inline: self.trigger == Trigger::Inline,
             budget: self.budget,
@@ -228,6 +242,7 @@ impl fmt::Debug for Builder {
         f.debug_struct("Builder")
             .field("arena_bytes", &self.arena_bytes)
             .field("memory_limit", &self.memory_limit)
+            .field("reader_limit", &self.reader_limit)
             .field("trigger", &self.trigger)
             .field("budget", &self.budget)
             .field("target_utilization", &self.target_utilization)

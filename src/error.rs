@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::thread::ThreadId;
 
 /// Why a block could not be rented, read, replaced, returned or freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +31,15 @@ pub enum AccessError {
     Denied,
     /// The access needed memory (a move under way must be finished first, or a new version made) and there was none.
     OutOfMemory,
+    /// Readers hold back more memory of `Versioned` blocks than they may, so no new version is made.
+    ReadersBehind {
+        /// Bytes that wait for readers.
+        waiting: usize,
+        /// The [limit](crate::Builder::reader_limit), in bytes.
+        limit: usize,
+        /// Whose reader is the oldest, if that is known; [`thread_name`](crate::Shuffler::thread_name) tells its name.
+        thread: Option<ThreadId>,
+    },
     /// The block was still held at the deadline.
     TimedOut,
 }
@@ -66,6 +76,7 @@ impl fmt::Display for AccessError {
                 "out of memory: this access needed a new copy of the block and there was no memory for it; \
                  free some blocks, then try again"
             }
+            Self::ReadersBehind { waiting, limit, thread } => return readers_behind(f, *waiting, *limit, *thread),
             Self::TimedOut => {
                 "timed out: the block was still held at the deadline; \
                  wait longer, or look in stats for the oldest rent"
@@ -75,6 +86,15 @@ impl fmt::Display for AccessError {
 }
 
 impl StdError for AccessError {}
+
+fn readers_behind(f: &mut fmt::Formatter<'_>, waiting: usize, limit: usize, thread: Option<ThreadId>) -> fmt::Result {
+    write!(f, "readers are behind: {waiting} bytes of Versioned blocks wait for them, the limit is {limit}; ")?;
+    match thread {
+        Some(thread) => write!(f, "drop or repin the reader of thread {thread:?}"),
+        None => f.write_str("drop or repin the oldest reader"),
+    }?;
+    f.write_str(", or raise the limit with reader_limit")
+}
 
 /// Why memory for a block could not be had. The shuffler is unchanged, and a later try may succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,6 +123,15 @@ pub enum AllocError {
         /// Bytes that were asked of it.
         requested: usize,
     },
+    /// Readers hold back more memory of `Versioned` blocks than they may, so no new one is made.
+    ReadersBehind {
+        /// Bytes that wait for readers.
+        waiting: usize,
+        /// The [limit](crate::Builder::reader_limit), in bytes.
+        limit: usize,
+        /// Whose reader is the oldest, if that is known; [`thread_name`](crate::Shuffler::thread_name) tells its name.
+        thread: Option<ThreadId>,
+    },
     /// Every slot of the handle table is in use or retired.
     HandlesExhausted,
     /// As many types are stored as block headers can tell apart: 16,384.
@@ -129,6 +158,7 @@ impl fmt::Display for AllocError {
                 "out of memory: the parent allocator refused {requested} bytes; \
                  free memory or raise the process's limits, then try again"
             ),
+            Self::ReadersBehind { waiting, limit, thread } => readers_behind(f, *waiting, *limit, *thread),
             Self::HandlesExhausted => f.write_str(
                 "handles exhausted: every slot of the handle table is taken; free some blocks, then try again",
             ),
@@ -374,6 +404,11 @@ mod tests {
                  blocks, then try again",
             ),
             (
+                AccessError::ReadersBehind { waiting: 9, limit: 8, thread: None },
+                "readers are behind: 9 bytes of Versioned blocks wait for them, the limit is 8; drop or repin the oldest \
+                 reader, or raise the limit with reader_limit",
+            ),
+            (
                 AccessError::TimedOut,
                 "timed out: the block was still held at the deadline; wait longer, or look in stats for the oldest \
                  rent",
@@ -406,6 +441,11 @@ mod tests {
                 AllocError::OutOfMemory { requested: 1_048_576 },
                 "out of memory: the parent allocator refused 1048576 bytes; free memory or raise the process's limits, \
                  then try again",
+            ),
+            (
+                AllocError::ReadersBehind { waiting: 9, limit: 8, thread: None },
+                "readers are behind: 9 bytes of Versioned blocks wait for them, the limit is 8; drop or repin the oldest \
+                 reader, or raise the limit with reader_limit",
             ),
             (
                 AllocError::HandlesExhausted,

@@ -6,9 +6,11 @@ compile_error!("entries pack addresses of 48 bits: only 64-bit targets are suppo
 mod arena;
 mod builder;
 mod compact;
+mod deferred;
 mod directory;
 mod engine;
 mod error;
+mod frozen;
 mod handle;
 #[cfg(feature = "test-hooks")]
 pub mod hooks;
@@ -18,6 +20,7 @@ mod primitive;
 mod reader;
 mod ready;
 mod rent;
+mod seats;
 mod shuffler;
 mod stats;
 mod table;
@@ -48,10 +51,14 @@ pub use compact::{CompactorState, Explanation, OldestRent, Progress, Reason, Shu
 pub use directory::{Directory, OpaqueHandle, Rights};
 pub use engine::access::Freed;
 pub use error::{AccessError, AllocError, ConfigError, Error, Rejected, ResizeError};
+pub use frozen::Frozen;
 pub use handle::{Handle, RawHandle, Versioned};
+#[cfg(feature = "derive")]
+pub use memory_shuffler_derive::Frozen;
 pub use owned::Owned;
-pub use reader::{Frozen, Reader};
+pub use reader::Reader;
 pub use rent::{OwnedRent, Rent, RentMut};
+pub use seats::OldestReader;
 pub use shuffler::{Paused, Shuffler};
 pub use stats::{ArenaInfo, ArenaState, BlockInfo, Stats};
 pub use types::Stored;

@@ -7,9 +7,10 @@ use crate::engine::access::Freed;
 use crate::engine::allocate::Building;
 use crate::engine::{Core, Life};
 use crate::error::{AccessError, AllocError, Rejected, ResizeError};
+use crate::frozen::Frozen;
 use crate::handle::{Handle, RawHandle, Versioned};
 use crate::owned::Owned;
-use crate::reader::{Frozen, Reader};
+use crate::reader::Reader;
 use crate::rent::{OwnedRent, Rent, RentMut};
 use crate::stats::{ArenaInfo, BlockInfo, Stats};
 use crate::table::numbers::PageNumbers;
@@ -21,6 +22,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use crate::primitive::sync::atomic::Ordering;
@@ -73,7 +75,7 @@ impl Shuffler {
     /// What [`AllocError`] tells; the value comes back in [`Rejected`].
     #[inline]
     pub fn create<T: Send + 'static>(&self, value: T) -> Result<Handle<T>, Rejected<T>> {
-        self.create_as(<T as StoredLayout>::PLAIN, value).map(Handle::from_raw)
+        self.create_as(<T as StoredLayout>::PLAIN, true, value).map(Handle::from_raw)
     }
 
     /// As [`create`](Self::create), for a value that is read far more often than it ends: reads through
@@ -81,15 +83,18 @@ impl Shuffler {
     ///
     /// # Errors
     ///
-    /// As for [`create`](Self::create).
+    /// As for [`create`](Self::create), and `ReadersBehind` if readers hold more back than the
+    /// [limit](Builder::reader_limit) allows.
     #[inline]
     pub fn create_versioned<T: Frozen + Send + Sync + 'static>(&self, value: T) -> Result<Versioned<T>, Rejected<T>> {
-        self.create_as(<T as StoredLayout>::VERSIONED, value).map(Versioned::from_raw)
+        // Whatever is not placed at once goes the way that looks into it.
+        self.create_as(<T as StoredLayout>::VERSIONED, !self.core.is_behind(), value).map(Versioned::from_raw)
     }
 
     #[inline(always)]
-    fn create_as<T>(&self, info: &'static TypeInfo, value: T) -> Result<RawHandle, Rejected<T>> {
-        let Some(placed) = self.core.place(info, size_of::<T>(), align_of::<T>()) else {
+    fn create_as<T>(&self, info: &'static TypeInfo, at_once: bool, value: T) -> Result<RawHandle, Rejected<T>> {
+        let placed = if at_once { self.core.place(info, size_of::<T>(), align_of::<T>()) } else { None };
+        let Some(placed) = placed else {
             // Through a closure, which the value is copied into: so only the cold path gives it an address.
             return cold(move || self.create_slow(info, value));
         };
@@ -156,7 +161,7 @@ impl Shuffler {
     ///
     /// # Errors
     ///
-    /// What [`AllocError`] tells.
+    /// What [`AllocError`] tells, `ReadersBehind` as for [`create_versioned`](Self::create_versioned).
     pub fn alloc_versioned<T>(&self, values: &[T]) -> Result<Versioned<[T]>, AllocError>
     where
         T: Copy + Frozen + Send + Sync + 'static,
@@ -168,7 +173,7 @@ impl Shuffler {
     ///
     /// # Errors
     ///
-    /// What [`AllocError`] tells.
+    /// What [`AllocError`] tells, `ReadersBehind` as for [`create_versioned`](Self::create_versioned).
     pub fn alloc_versioned_str(&self, text: &str) -> Result<Versioned<str>, AllocError> {
         self.copy_as(<str as StoredLayout>::VERSIONED, text.as_bytes()).map(Versioned::from_raw)
     }
@@ -316,7 +321,8 @@ impl Shuffler {
     /// # Errors
     ///
     /// `Stale` or `Invalid` as for [`rent`](Self::rent), `Busy` while another call replaces the value, `OutOfMemory` if there
-    /// is no room for the new one. The value comes back in [`Rejected`].
+    /// is no room for the new one, `ReadersBehind` if readers hold more back than the [limit](Builder::reader_limit) allows.
+    /// The value comes back in [`Rejected`].
     pub fn publish<T>(&self, handle: Versioned<T>, value: T) -> Result<(), Rejected<T, AccessError>>
     where
         T: Frozen + Send + Sync + 'static,
@@ -524,6 +530,13 @@ impl Shuffler {
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats::of(&self.core)
+    }
+
+    /// The name of a thread that has used this shuffler and still runs, or whose reader was forgotten: of the one that
+    /// [`Stats::oldest_reader`] or `ReadersBehind` tells.
+    #[must_use]
+    pub fn thread_name(&self, thread: ThreadId) -> Option<String> {
+        self.core.seats.name(thread)
     }
 
     /// What stands in each arena's account.

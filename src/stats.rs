@@ -6,6 +6,7 @@ use crate::compact::{CompactorState, OldestRent};
 use crate::engine::Core;
 use crate::handle::RawHandle;
 use crate::primitive::sync::atomic::{AtomicU64, Ordering};
+use crate::seats::OldestReader;
 use std::time::Duration;
 
 /// Figures of a shuffler. Each is right by itself; they are not taken in one instant.
@@ -28,6 +29,11 @@ pub struct Stats {
     pub resident_bytes: u64,
     /// Records that wait for readers: destructors and arenas of `Versioned` blocks.
     pub waiting: u64,
+    /// Bytes that those hold back: of `Versioned` blocks that were freed or replaced, and of the arenas that such blocks were
+    /// moved out of. [`Builder::reader_limit`](crate::Builder::reader_limit) bounds them.
+    pub waiting_bytes: u64,
+    /// The reader that has been pinned longest, as far as anybody has looked.
+    pub oldest_reader: Option<OldestReader>,
     /// Arenas and large blocks that have memory, the empty ones that are kept included.
     pub arenas: u64,
     /// Payload bytes that were moved, by the compactor or by helpers.
@@ -79,7 +85,9 @@ impl Stats {
             dead_bytes: arenas.iter().map(|arena| arena.dead as u64).sum(),
             metadata_bytes: fixed as u64 + live_blocks * HEADER_BYTES as u64,
             resident_bytes: core.supply.held() as u64,
-            waiting: core.deferred.waiting.load(Ordering::Relaxed) as u64,
+            waiting: core.deferred.waiting() as u64,
+            waiting_bytes: core.deferred.waiting_bytes() as u64,
+            oldest_reader: core.seats.look(core.now()),
             arenas: arenas.len() as u64,
             moved_bytes: sum(|counts| &counts.moved_bytes),
             moves: sum(|counts| &counts.moves),

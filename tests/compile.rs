@@ -14,6 +14,10 @@ fn bounds() {
     let cases = trybuild::TestCases::new();
     cases.pass("tests/compile_pass/*.rs");
     cases.compile_fail("tests/compile_fail/*.rs");
+    if cfg!(feature = "derive") {
+        cases.pass("tests/compile_pass/derive/*.rs");
+        cases.compile_fail("tests/compile_fail/derive/*.rs");
+    }
 }
 
 #[test]
@@ -27,6 +31,8 @@ fn every_case_has_its_twin() {
     };
     assert_eq!(names("compile_fail"), names("compile_pass"));
     assert!(names("compile_fail").len() > 10);
+    assert_eq!(names("compile_fail/derive"), names("compile_pass/derive"));
+    assert!(names("compile_fail/derive").len() > 3);
 }
 
 /// Neither `Send` nor `Sync`, nor anything else.

@@ -106,7 +106,9 @@ fn waiting_for_a_reader() {
     shuffler.publish(versioned, String::from("new")).unwrap();
     shuffler.shuffle();
     let reason = find(&shuffler.explain(), |reason| matches!(reason, Reason::Readers { .. }));
-    assert!(reason.to_string().starts_with("waiting for readers: 1 destructors and arenas"), "{reason}");
+    let text = reason.to_string();
+    assert!(text.starts_with("waiting for readers: 1 destructors and arenas, 32 bytes; drop or repin"), "{text}");
+    assert!(text.contains("that of thread waiting_for_a_reader, taken at least"), "{text}");
     assert_eq!(old, "old");
     drop(reader);
     shuffler.shuffle();

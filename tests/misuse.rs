@@ -1226,6 +1226,92 @@ fn row_30_nonsense_configuration() {
 }
 
 #[test]
+fn row_32_a_reader_held_for_ever() {
+    const LIMIT: usize = 1 << 20;
+    let source = Checked::new();
+    let builder = Shuffler::builder().trigger(Trigger::Manual).arena_bytes(64 << 10).retain_bytes(0);
+    let shuffler = builder.source(source.clone()).reader_limit(LIMIT).build().unwrap();
+    let value = shuffler.create_versioned([0_u8; 1000]).unwrap();
+    let spare = shuffler.create_versioned([7_u8; 1000]).unwrap();
+    let (ask, asked) = std::sync::mpsc::channel::<()>();
+    let (tell, told) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        // Moved in, so that the other thread ends with this one's panic.
+        let (shuffler, ask) = (&shuffler, ask);
+        let sleeper = thread::Builder::new().name("sleeper".into()).spawn_scoped(scope, move || {
+            let mut reader = shuffler.reader();
+            let first = *reader.get(value).unwrap();
+            tell.send(first).unwrap();
+            asked.recv().unwrap();
+            assert_eq!(*reader.get(spare).err().unwrap().to_string(), *STALE);
+            reader.repin();
+            tell.send(*reader.get(value).unwrap()).unwrap();
+            asked.recv().unwrap();
+        });
+        let sleeper = sleeper.unwrap().thread().id();
+        assert_eq!(told.recv(), Ok([0; 1000]));
+        let seen = Instant::now();
+        assert_eq!(shuffler.stats().oldest_reader.unwrap().thread, Some(sleeper));
+
+        // What it holds back grows up to the limit, and then no new version is made.
+        let mut published = 0_usize;
+        let rejected = loop {
+            match shuffler.publish(value, [published as u8; 1000]) {
+                Ok(()) => published += 1,
+                Err(rejected) => break rejected,
+            }
+            assert!(published < 10_000, "no limit");
+        };
+        assert_eq!(rejected.into_inner(), [published as u8; 1000]);
+        let waiting = shuffler.stats().waiting_bytes as usize;
+        assert!((LIMIT..LIMIT + 1100).contains(&waiting) && published >= LIMIT / 1100, "{published}: {waiting} bytes");
+        let text = format!(
+            "readers are behind: {waiting} bytes of Versioned blocks wait for them, the limit is {LIMIT}; drop or repin the \
+             reader of thread {sleeper:?}, or raise the limit with reader_limit"
+        );
+        let behind = AccessError::ReadersBehind { waiting, limit: LIMIT, thread: Some(sleeper) };
+        refused(shuffler.publish(value, [9; 1000]).map_err(|rejected| rejected.cause()), behind, &text);
+        refused(shuffler.update(value, |_| unreachable!()), behind, &text);
+        let behind = AllocError::ReadersBehind { waiting, limit: LIMIT, thread: Some(sleeper) };
+        refused(shuffler.create_versioned([1_u8; 10]).map_err(|rejected| rejected.cause()), behind, &text);
+        refused(shuffler.alloc_versioned(&[1_u8]), behind, &text);
+        refused(shuffler.alloc_versioned_str("no"), behind, &text);
+        assert_eq!(shuffler.thread_name(sleeper).as_deref(), Some("sleeper"));
+        assert!(shuffler.thread_name(thread::current().id()).is_none_or(|name| name != "sleeper"));
+
+        // The value is as it was published last, and freeing never fails for it.
+        assert_eq!(shuffler.reader().get(value).unwrap()[0], (published - 1) as u8);
+        assert_eq!(shuffler.free(spare), Ok(Freed::Now));
+        assert!(shuffler.stats().waiting_bytes as usize > waiting);
+
+        // Other memory is made and reclaimed as before.
+        let held = shuffler.stats().resident_bytes;
+        let kept = fragmented(shuffler, 64 << 10, 32, 16);
+        shuffler.trim();
+        check_fragmented(shuffler, &kept, 64 << 10, 16);
+        let left = shuffler.stats().resident_bytes - held;
+        assert!(left < 8 * (64 << 10), "{left} bytes are left of 32 arenas with a sixteenth live");
+
+        // It is named, with its age; the newer reader of this thread is not.
+        thread::sleep(Duration::from_millis(20));
+        let newer = shuffler.reader();
+        let oldest = shuffler.stats().oldest_reader.unwrap();
+        assert_eq!(oldest.thread, Some(sleeper));
+        assert!((Duration::from_millis(19)..seen.elapsed()).contains(&oldest.age), "{oldest:?}");
+        drop(newer);
+
+        // Once it lets go, all is reclaimed, and it is as young as this look.
+        ask.send(()).unwrap();
+        assert_eq!(told.recv(), Ok([(published - 1) as u8; 1000]));
+        assert!(shuffler.stats().oldest_reader.unwrap().age < Duration::from_millis(20));
+        shuffler.publish(value, [1; 1000]).unwrap();
+        ask.send(()).unwrap();
+    });
+    assert_eq!((quiet(&shuffler).waiting_bytes, shuffler.stats().oldest_reader), (0, None));
+    assert_eq!(shuffler.stats().live_bytes, 1000 + 128 * (1 << 10));
+}
+
+#[test]
 fn row_33_shuffle_from_anywhere() {
     let (shuffler, _) = checked();
     let kept = fragmented(&shuffler, 64 << 10, 8, 4);

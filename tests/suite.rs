@@ -296,6 +296,41 @@ fn one_repin_lets_go_of_everything() {
 }
 
 #[test]
+fn readers_nest() {
+    let shuffler = manual();
+    let dropped = std::sync::Arc::new(());
+    let value = shuffler.create_versioned(dropped.clone()).unwrap();
+    let is_kept = || {
+        for _ in 0..10 {
+            shuffler.shuffle();
+        }
+        std::sync::Arc::strong_count(&dropped) == 2
+    };
+    let age = || shuffler.stats().oldest_reader.unwrap().age;
+    let outer = shuffler.reader();
+    let seen = outer.get(value).unwrap();
+    let mut inner = shuffler.reader();
+    freed(&shuffler, value);
+    assert_eq!(inner.get(value).err(), Some(AccessError::Stale));
+    // What the outer one may look at stays, whatever the inner one does; and the thread's readers are as old as the first.
+    let first = age();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    inner.repin();
+    assert!(is_kept() && age() >= first + std::time::Duration::from_millis(19));
+    drop(inner);
+    assert!(is_kept() && std::sync::Arc::ptr_eq(seen, &dropped));
+    let third = shuffler.reader();
+    drop(outer);
+    assert!(is_kept(), "the third was made while the first was there, and may have seen the same");
+    assert_eq!(shuffler.stats().waiting, 1);
+    assert_eq!(shuffler.stats().waiting_bytes, 8 + 8);
+    drop(third);
+    assert!(!is_kept());
+    let stats = shuffler.stats();
+    assert_eq!((stats.waiting, stats.waiting_bytes, stats.oldest_reader), (0, 0, None));
+}
+
+#[test]
 fn publish_and_update() {
     everywhere(|world| {
         let shuffler = &world.shuffler;

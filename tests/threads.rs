@@ -265,6 +265,46 @@ fn row_29_a_reader_outlives_the_thread_local_lease() {
     ledger.settled();
 }
 
+/// Whose registration its reader keeps, which counts as a reader until it is gone; and then the seat is another's.
+#[test]
+fn row_29_a_reader_that_outlives_its_lease_is_counted() {
+    struct Late(&'static Shuffler, Option<memory_shuffler::Reader<'static>>, Option<memory_shuffler::Reader<'static>>);
+    impl Drop for Late {
+        fn drop(&mut self) {
+            let Self(shuffler, outer, inner) = self;
+            let me = thread::current().id();
+            let oldest = || shuffler.stats().oldest_reader;
+            assert_eq!(oldest().unwrap().thread, Some(me));
+            // Another thread leases the shard meanwhile, and its readers come and go.
+            let other = |work: fn(&Shuffler)| thread::scope(|scope| scope.spawn(|| work(shuffler)).join().unwrap());
+            other(|shuffler| drop(shuffler.reader()));
+            assert_eq!(oldest().unwrap().thread, Some(me));
+            drop(outer.take());
+            assert_eq!(oldest().unwrap().thread, Some(me), "the inner one is left");
+            drop(inner.take());
+            assert_eq!(oldest(), None);
+            // Without thread-local storage nobody is named.
+            let unnamed = shuffler.reader();
+            assert_eq!(oldest().unwrap().thread, None);
+            drop(unnamed);
+            assert_eq!(oldest(), None);
+        }
+    }
+    thread_local!(static LATE: RefCell<Option<Late>> = const { RefCell::new(None) });
+    // Leaked, since the thread-local must be `'static`.
+    let shuffler: &'static Shuffler = Box::leak(Box::new(manual()));
+    for _ in 0..3 {
+        thread::spawn(move || {
+            // Touched first, so that it is registered first and dropped last.
+            LATE.with(|late| assert!(late.borrow().is_none()));
+            LATE.set(Some(Late(shuffler, Some(shuffler.reader()), Some(shuffler.reader()))));
+        })
+        .join()
+        .unwrap();
+    }
+    assert_eq!(shuffler.stats().oldest_reader, None);
+}
+
 #[test]
 fn row_33_shuffle_from_many_threads() {
     let (shuffler, _) = checked();

@@ -8,13 +8,15 @@ use super::header::{AtomicHeader, HEADER_BYTES, Header, State};
 use super::pool::Extent;
 use crate::compact::policy::CLASSES;
 use crate::primitive::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::seats::{Registration, Seats};
 use crate::table::SlotCache;
 use crate::types::TagCache;
-use crossbeam_epoch::{Collector, LocalHandle};
+use crossbeam_epoch::Collector;
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
+use std::thread::Thread;
 
 /// An arena that is being filled.
 #[derive(Debug, Default)]
@@ -198,7 +200,9 @@ pub(crate) struct Private {
     pub(crate) extents: [Option<Extent>; Ground::COUNT],
     pub(crate) slots: SlotCache,
     pub(crate) tags: TagCache,
-    pub(crate) epoch: Option<LocalHandle>,
+    pub(crate) epoch: Option<Registration>,
+    /// Who leases the shard, if that is known.
+    pub(crate) thread: Option<Thread>,
     /// Bytes that died in sealed arenas and are not counted among all of them yet.
     pub(crate) uncounted: usize,
     /// Bytes that its user was to move for what it allocated, and has not yet.
@@ -251,8 +255,9 @@ impl Private {
     }
 
     /// The shard's registration with the readers' epochs.
-    pub(crate) fn epoch(&mut self, collector: &Collector) -> &LocalHandle {
-        self.epoch.get_or_insert_with(|| collector.register())
+    #[inline]
+    pub(crate) fn epoch(&mut self, collector: &Collector, seats: &Seats) -> &Registration {
+        self.epoch.get_or_insert_with(|| Registration::new(collector, seats.take(self.thread.clone())))
     }
 }
 
@@ -285,8 +290,8 @@ pub(crate) struct Shard {
     next: *const Shard,
 }
 
-// SAFETY: `private` is only reached by the one user that a lease makes; a hand-over goes through the mutex of `Shards`. A
-// `LocalHandle` may go from thread to thread like that: it is not tied to one, only not to be used by two at once.
+// SAFETY: `private` is only reached by the one user that a lease makes; a hand-over goes through the mutex of `Shards`. The
+// `LocalHandle` in a registration may go from thread to thread like that: it is not tied to one, only not to be used by two at once.
 unsafe impl Send for Shard {}
 // SAFETY: as above; the rest is atomic or never changes.
 unsafe impl Sync for Shard {}
@@ -362,6 +367,7 @@ impl Shards {
             slots: SlotCache::default(),
             tags: TagCache::new(),
             epoch: None,
+            thread: None,
             uncounted: 0,
             owed: 0,
         };

@@ -5,6 +5,7 @@ use crate::builder::Trigger;
 use crate::engine::Core;
 use crate::handle::RawHandle;
 use crate::primitive::sync::atomic::Ordering;
+use crate::seats::OldestReader;
 use std::fmt;
 use std::time::Duration;
 
@@ -40,6 +41,10 @@ pub enum Reason {
     Readers {
         /// Destructors and arenas that wait.
         records: u64,
+        /// Bytes that they hold back.
+        bytes: u64,
+        /// The oldest reader and the name of its thread, if they are known.
+        oldest: Option<(OldestReader, Option<String>)>,
     },
     /// There is something to gain and the background thread is at it, within its budget and its share of a core.
     Working {
@@ -83,8 +88,19 @@ impl fmt::Display for Reason {
                     None => Ok(()),
                 }
             }
-            Self::Readers { records } => {
-                write!(f, "waiting for readers: {records} destructors and arenas; drop or repin readers that are kept")
+            Self::Readers { records, bytes, oldest } => {
+                write!(
+                    f,
+                    "waiting for readers: {records} destructors and arenas, {bytes} bytes; drop or repin readers that are kept"
+                )?;
+                let Some((reader, name)) = oldest else { return Ok(()) };
+                write!(f, ", first of all that of ")?;
+                match (name, reader.thread) {
+                    (Some(name), _) => write!(f, "thread {name}")?,
+                    (None, Some(thread)) => write!(f, "{thread:?}")?,
+                    (None, None) => write!(f, "a thread that is ending")?,
+                }
+                write!(f, ", taken at least {:?} ago", reader.age)
             }
             Self::Working { gain, share_of_core } => write!(
                 f,
@@ -154,9 +170,11 @@ impl Core {
                 seen.oldest.map(|(handle, since)| (OldestRent { handle, age: age(since) }, self.type_of(handle)));
             reasons.push(Reason::Held { arenas: seen.pinned, bytes: self.pinned_bytes() as u64, oldest });
         }
-        let records = self.deferred.waiting.load(Ordering::Relaxed) as u64;
+        let records = self.deferred.waiting() as u64;
         if records > 0 {
-            reasons.push(Reason::Readers { records });
+            let name = |reader: OldestReader| (reader, reader.thread.and_then(|thread| self.seats.name(thread)));
+            let (bytes, oldest) = (self.deferred.waiting_bytes() as u64, self.seats.look(self.now()).map(name));
+            reasons.push(Reason::Readers { records, bytes, oldest });
         }
         if self.compactor.totals.no_memory.load(Ordering::Relaxed) {
             reasons.push(Reason::NoMemory { held: self.supply.held() as u64 });

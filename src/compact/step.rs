@@ -143,6 +143,9 @@ impl Core {
         if duty == Duty::Full {
             progress.more |= self.pool.empty_bytes() > self.config.retain_bytes;
             progress.waiting |= self.is_waiting();
+            if progress.waiting {
+                self.seats.glance(self.now());
+            }
             // As long as it helps: what is left may wait for a reader or a mover.
             progress.more |= progress.carried_out > 0 && progress.waiting;
         }

@@ -173,6 +173,9 @@ impl Core {
         if wraps.is_none_or(|sum| Layout::from_size_align(sum, align).is_err()) {
             return Err(AllocError::LayoutOverflow);
         }
+        if info.is_versioned() && self.is_behind() {
+            self.catch_up()?;
+        }
         let mut refusals = Refusals::default();
         loop {
             match self.try_reserve(life, info, payload, align, zeroed) {

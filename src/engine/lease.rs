@@ -6,9 +6,10 @@
 
 use super::Core;
 use crate::arena::shard::{Bump, Counts, Private, Role, Shard, ShardRef};
+use crate::seats::Registration;
 use std::cell::{Cell, RefCell};
-use std::ptr;
 use std::sync::Weak;
+use std::{ptr, thread};
 
 thread_local! {
     /// The lease that was used last. It has no destructor, so it can be read until the thread is gone.
@@ -36,7 +37,7 @@ impl Drop for Leases {
     }
 }
 
-/// Hands a shard back. If a reader of this thread outlives the lease, it keeps the registration to itself.
+/// Hands a shard back. If readers of this thread outlive the lease, they keep the registration to themselves.
 ///
 /// # Safety
 ///
@@ -44,8 +45,10 @@ impl Drop for Leases {
 unsafe fn end_lease(core: &Core, shard: ShardRef) {
     // SAFETY: the caller's promise.
     let private = unsafe { &mut *(*shard.0).private.get() };
-    if private.epoch.as_ref().is_some_and(|epoch| epoch.is_pinned()) {
-        private.epoch = None;
+    private.thread = None;
+    private.epoch = private.epoch.take().and_then(Registration::end_lease);
+    if let Some(registration) = &private.epoch {
+        core.seats.assign(registration.seat(), None);
     }
     let sparse = |bump: &Bump| bump.state().is_some_and(|(_, _, dead)| dead >= core.pool.arena_bytes() / 8);
     let is_worth_sealing = private.bumps.iter().any(sparse);
@@ -112,6 +115,12 @@ fn leased(core: &Core, leases: &mut Vec<Lease>) -> ShardRef {
     }
     leases.retain(|lease| lease.core.strong_count() > 0);
     let shard = core.shards.lease(Role::Mutator);
+    // SAFETY: leased just now.
+    let private = unsafe { &mut *(*shard.0).private.get() };
+    private.thread = Some(thread::current());
+    if let Some(registration) = &private.epoch {
+        core.seats.assign(registration.seat(), private.thread.clone());
+    }
     leases.push(Lease { number: core.number, shard, core: core.weak.clone() });
     shard
 }

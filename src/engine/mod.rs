@@ -7,7 +7,8 @@
 //!   *account* of each arena, by which exactly one thread finds out that it is empty.
 //! * [`crate::compact`]: the *step* that moves blocks out of sparse arenas, the policy that chooses them, the thread that
 //!   calls it.
-//! * [`crate::ready`] and the epochs of `crossbeam-epoch`: work put off until nobody can be hurt by it.
+//! * [`crate::deferred`], [`crate::ready`] and the epochs of `crossbeam-epoch`: work put off until nobody can be hurt by it;
+//!   [`crate::seats`]: whom it waits for.
 //! * This module ties them together: [`allocate`] makes blocks, [`access`] gives and takes holds and frees, [`settle`] ends
 //!   blocks, [`resize`] makes slices longer and shorter under their handles, [`help`] finishes moves that a holder-to-be meets.
 //!
@@ -22,6 +23,7 @@ pub(crate) mod access;
 pub(crate) mod allocate;
 pub(crate) mod help;
 pub(crate) mod lease;
+mod limit;
 mod publish;
 mod resize;
 pub(crate) mod settle;
@@ -30,51 +32,19 @@ use crate::arena::{Pool, Shards, Supply};
 use crate::builder::Config;
 use crate::compact::Compactor;
 use crate::compact::sweep::Sweepers;
+use crate::deferred::Deferred;
 use crate::panics::{Panic, keep_first};
-use crate::primitive::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::ready::Ready;
+use crate::primitive::sync::atomic::{AtomicU64, Ordering};
+use crate::seats::Seats;
 use crate::table::Table;
 use crate::table::numbers::PageNumbers;
 use crossbeam_epoch::Collector;
 pub(crate) use settle::Record;
-use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::panic::resume_unwind;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Instant;
-
-/// What is put off: records ready to be carried out, and a count of those that still wait for readers.
-#[derive(Debug)]
-pub(crate) struct Deferred {
-    pub(crate) ready: Ready<Record>,
-    pub(crate) waiting: AtomicUsize,
-    /// What was taken from `ready` and is not carried out yet.
-    queue: Mutex<VecDeque<Record>>,
-}
-
-impl Deferred {
-    /// The next record to carry out.
-    fn next(&self) -> Option<Record> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.is_empty() {
-            queue.extend(self.ready.take_all());
-        }
-        queue.pop_front()
-    }
-
-    /// Takes records back that cannot be carried out yet.
-    fn put_back(&self, records: Vec<Record>) {
-        if !records.is_empty() {
-            self.queue.lock().unwrap_or_else(PoisonError::into_inner).extend(records);
-        }
-    }
-
-    /// Whether there is nothing to carry out now.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.ready.is_empty() && self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-}
 
 /// One shuffler's everything. Public handles to it are counted by [`Life`]; this stays until the last hold is gone.
 #[derive(Debug)]
@@ -86,7 +56,8 @@ pub(crate) struct Core {
     pub(crate) table: Table,
     pub(crate) pool: Pool,
     pub(crate) shards: Shards,
-    pub(crate) deferred: Arc<Deferred>,
+    pub(crate) deferred: Arc<Deferred<Record>>,
+    pub(crate) seats: Seats,
     pub(crate) collector: ManuallyDrop<Collector>,
     pub(crate) compactor: Compactor,
     /// Its directories.
@@ -105,7 +76,8 @@ impl Core {
             table: Table::new(numbers),
             pool: Pool::new(config.arena_bytes, config.survivor_reserve),
             shards: Shards::new(),
-            deferred: Arc::new(Deferred { ready: Ready::new(), waiting: AtomicUsize::new(0), queue: Mutex::default() }),
+            deferred: Deferred::new(),
+            seats: Seats::default(),
             collector: ManuallyDrop::new(Collector::new()),
             compactor: Compactor::new(config.budget),
             sweepers: Sweepers::default(),
@@ -125,7 +97,7 @@ impl Core {
 
     /// Whether anything was put off that waits for a reader or a mover, or that no step has carried out yet.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.deferred.waiting.load(Ordering::Relaxed) > 0 || !self.deferred.is_idle()
+        self.deferred.waiting() > 0 || !self.deferred.is_idle()
     }
 
     /// Milliseconds since the shuffler was made.

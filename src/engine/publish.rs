@@ -7,7 +7,7 @@
 use super::Core;
 use super::allocate::{Building, Life};
 use super::settle::{End, Record};
-use crate::error::{AccessError, Rejected};
+use crate::error::{AccessError, AllocError, Rejected};
 use crate::handle::RawHandle;
 use crate::table::{Entry, Hold};
 use crate::types::StoredLayout;
@@ -33,7 +33,12 @@ impl Core {
             return Err(Self::outdated(raw, entry));
         }
         let building = self.reserve_for(Life::Of(raw.slot()), T::VERSIONED, size_of::<T>(), align_of::<T>(), false);
-        building.map_err(|_| AccessError::OutOfMemory)
+        building.map_err(|cause| match cause {
+            AllocError::ReadersBehind { waiting, limit, thread } => {
+                AccessError::ReadersBehind { waiting, limit, thread }
+            }
+            _ => AccessError::OutOfMemory,
+        })
     }
 
     /// Swaps the finished block in. `Err`: the old one was freed meanwhile; the new one is the caller's to end.

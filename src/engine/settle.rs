@@ -138,18 +138,25 @@ impl Core {
 
     /// Puts a record off until every reader of this moment is gone.
     pub(crate) fn defer(&self, record: Record) {
-        self.deferred.waiting.fetch_add(1, Ordering::Relaxed);
-        let deferred = self.deferred.clone();
+        let bytes = self.held_back(&record);
         with_shard(self, |shard, _, _| {
-            let guard = shard.epoch(&self.collector).pin();
-            guard.defer(move || {
-                deferred.ready.push(record);
-                deferred.waiting.fetch_sub(1, Ordering::Relaxed);
-            });
-            // At once: an idle thread would keep it.
-            guard.flush();
+            let guard = shard.epoch(&self.collector, &self.seats).pin();
+            self.deferred.put_off(&guard, record, bytes);
         });
         self.notify();
+    }
+
+    /// Bytes that are not to be had before the record is carried out.
+    fn held_back(&self, record: &Record) -> usize {
+        match *record {
+            Record::Settle { address, .. } => {
+                let arena = self.arena_of(address);
+                // SAFETY: the block's bytes are counted until it is settled.
+                arena.footprint(unsafe { arena.header_of(address) }.load())
+            }
+            // Its blocks are settled or moved away, so none of them waits any more.
+            Record::Recycle(_) => self.pool.arena_bytes(),
+        }
     }
 
     /// The common case of a free: a block without a destructor, in the arena of such headers that this thread fills.
@@ -277,10 +284,10 @@ impl Core {
     pub(crate) fn wait_for_readers(&self, patience: u32, mut enough: impl FnMut() -> bool) {
         // An epoch's garbage is two advances away, an advance needs a flush, and a flush collects a few bags at a time, those
         // of the collector's own garbage among them.
-        let waiting = || self.deferred.waiting.load(Ordering::Relaxed);
+        let waiting = || self.deferred.waiting();
         let (mut left, mut in_vain) = (waiting(), 0);
         while left > 0 && in_vain < patience && !enough() {
-            with_shard(self, |shard, _, _| shard.epoch(&self.collector).pin().flush());
+            with_shard(self, |shard, _, _| shard.epoch(&self.collector, &self.seats).pin().flush());
             let now = waiting();
             in_vain = if now < left { 0 } else { in_vain + 1 };
             left = now;

@@ -206,6 +206,19 @@ impl Entry {
         self.version.load(Ordering::Relaxed) == version
     }
 
+    /// Where the payload of the life `version` is, for a reader that was pinned before: its epoch keeps what is there. `None`:
+    /// the slot is not in that life.
+    #[inline]
+    pub(crate) fn read(&self, version: u32) -> Option<usize> {
+        // Version, word, version: the word was the life's own if the life had begun before and had not ended after. (Acquire,
+        // all three of them; see there.)
+        if self.version() != version {
+            return None;
+        }
+        let word = self.word();
+        (word.is_open() && self.version() == version).then(|| word.address())
+    }
+
     /// Takes a hold for the life `version` and returns the payload's address.
     #[inline]
     pub(crate) fn hold<M: Memory>(&self, version: u32, hold: Hold, memory: &M) -> Result<usize, Refused> {
