@@ -56,6 +56,7 @@ impl fmt::Debug for Rights {
 /// A random 64-bit name for a block, for those whom the program does not trust: it says nothing about the block, and one
 /// guess hits one of N with a probability of N · 2⁻⁶⁴.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[doc(alias = "rng")]
 pub struct OpaqueHandle(u64);
 
 impl OpaqueHandle {
@@ -82,6 +83,7 @@ struct Grant {
 ///
 /// The key is an [`OpaqueHandle`], made by [`grant`](Directory::grant), or the program's own. `Hash` and `Eq` of a key run
 /// under a lock of the map and must not use the same directory.
+#[doc(alias = "handle_to_index")]
 pub struct Directory<K: Eq + Hash = OpaqueHandle> {
     shuffler: Shuffler,
     grants: DashMap<K, Grant>,

@@ -30,7 +30,7 @@ use crate::primitive::sync::atomic::Ordering;
 /// A clone is another reference to the same shuffler. When the last one is dropped, every block that nobody holds is
 /// dropped, and the memory goes back to its source.
 #[derive(Clone)]
-#[doc(alias = "init")]
+#[doc(alias("init", "deinit"))]
 pub struct Shuffler {
     core: Arc<Core>,
     /// Dropped with the last clone; dropping it ends the blocks.
