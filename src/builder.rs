@@ -187,6 +187,7 @@ impl Builder {
     }
 
     /// Where the memory comes from. Default: the operating system.
+    #[doc(alias = "parent_allocator")]
     pub fn source(mut self, source: impl ArenaSource) -> Self {
         self.source = Some(Box::new(source));
         self

@@ -25,6 +25,7 @@ use std::num::NonZeroU64;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
+#[doc(alias = "Handle")]
 pub struct RawHandle(NonZeroU64);
 
 const _: () = assert!(size_of::<RawHandle>() == 8 && size_of::<Option<RawHandle>>() == 8);

@@ -36,6 +36,8 @@ pub mod docs {
     pub mod internals {}
     #[doc = include_str!("../docs/limitations.md")]
     pub mod limitations {}
+    #[doc = include_str!("../docs/original.md")]
+    pub mod original {}
     #[doc = include_str!("../docs/performance.md")]
     pub mod performance {}
 }

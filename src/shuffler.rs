@@ -32,7 +32,7 @@ use crate::primitive::sync::atomic::Ordering;
 /// A clone is another reference to the same shuffler. When the last one is dropped, every block that nobody holds is
 /// dropped, and the memory goes back to its source.
 #[derive(Clone)]
-#[doc(alias = "init")]
+#[doc(alias("init", "deinit"))]
 pub struct Shuffler {
     core: Arc<Core>,
     /// Dropped with the last clone; dropping it ends the blocks.
@@ -226,6 +226,30 @@ impl Shuffler {
         Ok(unsafe { self.rent_held(entry, address) })
     }
 
+    /// Rents several blocks to read them: all of them or none. The same handle may be there twice. Never waits, and
+    /// allocates nothing.
+    ///
+    /// ```
+    /// use memory_shuffler::Shuffler;
+    ///
+    /// let shuffler = Shuffler::new();
+    /// let (price, count) = (shuffler.create(7_u64)?, shuffler.create(6_u64)?);
+    /// let [price, count] = shuffler.rent_many([price, count])?;
+    /// assert_eq!(*price * *count, 42);
+    /// # Ok::<(), memory_shuffler::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`rent`](Self::rent), for the first block that cannot be rented. Those before it are returned by then; while
+    /// they were held, others may have been told `Busy`.
+    pub fn rent_many<T, const N: usize>(&self, handles: [Handle<T>; N]) -> Result<[Rent<'_, T>; N], AccessError>
+    where
+        T: ?Sized + Stored + Send + Sync,
+    {
+        all_or_none(handles, |handle| self.rent(handle))
+    }
+
     /// As [`rent`](Self::rent), but sleeps up to `patience` while the block is rented to write.
     ///
     /// # Errors
@@ -262,6 +286,34 @@ impl Shuffler {
         let (entry, address) = self.core.hold(handle.raw(), Hold::Exclusive)?;
         // SAFETY: the hold was taken just now, and a `Handle<T>` is only made for a block of `T`.
         Ok(unsafe { RentMut::new(&self.core, entry, self.core.value_at(address)) })
+    }
+
+    /// Rents several blocks to write them, alone: all of them or none. Never waits, so it cannot deadlock, and allocates
+    /// nothing. (Two calls for the same blocks at the same time may both be refused.)
+    ///
+    /// ```
+    /// use memory_shuffler::{AccessError, Shuffler};
+    ///
+    /// let shuffler = Shuffler::new();
+    /// let (from, to) = (shuffler.create(100_u64)?, shuffler.create(0_u64)?);
+    /// let [mut source, mut target] = shuffler.rent_many_mut([from, to])?;
+    /// *source -= 30;
+    /// *target += 30;
+    /// drop((source, target));
+    /// assert_eq!(shuffler.rent_many_mut([from, from]).err(), Some(AccessError::Busy));
+    /// assert_eq!(shuffler.take(to), Ok(30));
+    /// # Ok::<(), memory_shuffler::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`rent_mut`](Self::rent_mut), for the first block that cannot be rented; `Busy` if a handle is there twice.
+    /// Those before it are returned by then; while they were held, others may have been told `Busy`.
+    pub fn rent_many_mut<T, const N: usize>(&self, handles: [Handle<T>; N]) -> Result<[RentMut<'_, T>; N], AccessError>
+    where
+        T: ?Sized + Stored + Send,
+    {
+        all_or_none(handles, |handle| self.rent_mut(handle))
     }
 
     /// As [`rent_mut`](Self::rent_mut), but sleeps up to `patience` while the block is rented.
@@ -393,14 +445,7 @@ impl Shuffler {
     /// another's hold would be returned.
     #[doc(alias = "returnPointer")]
     pub unsafe fn return_pointer(&self, handle: RawHandle) -> Result<(), AccessError> {
-        let entry = self.core.entry(handle)?;
-        // A block that was freed while it was rented has the next version.
-        if entry.version().wrapping_sub(handle.version()) > 1 {
-            return Err(Core::outdated(handle, entry));
-        }
-        let left = entry.give_back_any().ok_or(AccessError::NotRented)?;
-        self.core.leave(entry, left);
-        Ok(())
+        self.core.give_back_any(handle)
     }
 }
 
@@ -466,6 +511,33 @@ impl Shuffler {
             type_name: glimpse.info.name(),
             arena: self.core.arena_of(glimpse.address).id,
         })
+    }
+
+    /// The blocks that hold a `T` and are live, each as it is come to. A block that is live from the first item to the last
+    /// is given exactly once; one that is made or freed meanwhile may be or not. By the time that the caller looks at a block
+    /// it may have been freed.
+    ///
+    /// No lock is held between items or during one, so the caller may do anything meanwhile. It looks at every slot of the
+    /// table once: those of other types, and free ones, too.
+    ///
+    /// ```
+    /// use memory_shuffler::Shuffler;
+    ///
+    /// let shuffler = Shuffler::new();
+    /// shuffler.create(1_u64)?;
+    /// shuffler.create(2_u64)?;
+    /// shuffler.alloc_str("another type")?;
+    /// let sum: u64 = shuffler.handles::<u64>().filter_map(|handle| shuffler.take(handle).ok()).sum();
+    /// assert_eq!((sum, shuffler.stats().live_blocks), (3, 1));
+    /// # Ok::<(), memory_shuffler::Error>(())
+    /// ```
+    pub fn handles<T: ?Sized + Stored>(&self) -> impl Iterator<Item = Handle<T>> {
+        self.core.live_of(T::PLAIN).map(Handle::from_raw)
+    }
+
+    /// As [`handles`](Self::handles), of `Versioned` blocks.
+    pub fn versioned_handles<T: ?Sized + Stored>(&self) -> impl Iterator<Item = Versioned<T>> {
+        self.core.live_of(T::VERSIONED).map(Versioned::from_raw)
     }
 
     /// A typed handle of a block whose type is compared.
@@ -580,6 +652,22 @@ impl Shuffler {
     #[must_use]
     pub fn explain(&self) -> Explanation {
         self.core.explain()
+    }
+}
+
+/// Rents in order, and returns all of them at the first refusal.
+fn all_or_none<H, R, const N: usize>(
+    handles: [H; N],
+    rent: impl Fn(H) -> Result<R, AccessError>,
+) -> Result<[R; N], AccessError> {
+    let mut refused = None;
+    let rents = handles.map(|handle| match refused {
+        None => rent(handle).map_err(|error| refused = Some(error)).ok(),
+        Some(_) => None,
+    });
+    match refused {
+        None => Ok(rents.map(|rent| rent.expect("nothing was refused"))),
+        Some(error) => Err(error),
     }
 }
 

@@ -112,6 +112,7 @@ impl Stats {
 #[non_exhaustive]
 pub enum ArenaState {
     /// A shard fills it.
+    #[doc(alias = "active_arena")]
     Active,
     /// Full, and nothing in it is dead.
     Sealed,
@@ -174,21 +175,26 @@ impl ArenaInfo {
 /// All that is known of one block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
+#[doc(alias = "MemoryEntry")]
 pub struct BlockInfo {
     /// Where its payload was when it was asked for; unless it is held it may be elsewhere by now.
+    #[doc(alias = "ptr")]
     pub address: usize,
     /// Payload bytes.
     pub size: usize,
     /// Its handle.
     pub handle: RawHandle,
     /// Shared holds.
+    #[doc(alias = "locked")]
     pub rents: usize,
     /// Whether it is held exclusively.
     pub exclusive: bool,
     /// Whether it was freed while it was held.
+    #[doc(alias = "to_clear")]
     pub pending_free: bool,
     /// Its type, or its elements' type.
     pub type_name: &'static str,
     /// The arena that it is in.
+    #[doc(alias = "entries_indexes")]
     pub arena: u32,
 }

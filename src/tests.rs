@@ -11,6 +11,19 @@ fn shuffler(numbers: &'static PageNumbers) -> Shuffler {
     Shuffler::with_numbers(config, Box::new(DefaultSource::new()), numbers)
 }
 
+const INVALID: &str =
+    "invalid handle: it names no block of this shuffler; use a handle that this very shuffler returned";
+const STALE: &str = "stale handle: its block has been freed; forget this handle and create the block anew";
+const EXHAUSTED: &str = "handles exhausted: every slot of the handle table is taken; free some blocks, then try again";
+
+/// The error, whose text is as given.
+#[track_caller]
+fn refused<T, E: std::error::Error + PartialEq>(outcome: Result<T, E>, error: E, text: &str) {
+    let Err(found) = outcome else { panic!("it was let through, not refused with {error:?}") };
+    assert_eq!(found.to_string(), text);
+    assert_eq!(found, error);
+}
+
 #[test]
 fn a_slot_whose_versions_are_used_up_is_retired() {
     // The last three lives of each slot: 0xFFFF_FFF9, 0xFFFF_FFFB, 0xFFFF_FFFD.
@@ -24,14 +37,33 @@ fn a_slot_whose_versions_are_used_up_is_retired() {
     }
     assert_eq!(shuffler.stats().retired_slots, slots);
     let rejected = shuffler.create(8_u64).unwrap_err();
-    assert_eq!(rejected.cause(), AllocError::HandlesExhausted);
+    refused(Err::<(), _>(rejected.cause()), AllocError::HandlesExhausted, EXHAUSTED);
     assert_eq!(rejected.into_inner(), 8);
     let last = last.unwrap();
     assert_eq!(last.raw().version(), 0xFFFF_FFFD);
-    assert_eq!(shuffler.rent(last).unwrap_err(), AccessError::Stale);
+    refused(shuffler.rent(last), AccessError::Stale, STALE);
+    // The version after the last, and the number after that, are no handle's.
+    for never in [0xFFFF_FFFE, 0xFFFF_FFFF] {
+        let handle = RawHandle::new(last.raw().slot(), never);
+        refused(shuffler.free(handle), AccessError::Invalid, INVALID);
+        // SAFETY: nothing is rented, so nobody's hold is returned.
+        refused(unsafe { shuffler.return_pointer(handle) }, AccessError::Invalid, INVALID);
+    }
     // A page with retired slots is never given back.
     shuffler.trim();
     assert_eq!(shuffler.create(9_u64).unwrap_err().cause(), AllocError::HandlesExhausted);
+}
+
+#[test]
+fn version_zero_does_not_come_after_the_last_number() {
+    let shuffler = shuffler(PageNumbers::single(0, 0));
+    let first = shuffler.create(1_u8).unwrap().raw();
+    let vacant = RawHandle::new(first.slot() ^ 1, 0xFFFF_FFFF);
+    // SAFETY: nothing is rented, so nobody's hold is returned.
+    refused(unsafe { shuffler.return_pointer(vacant) }, AccessError::Invalid, INVALID);
+    refused(shuffler.inspect(vacant), AccessError::Invalid, INVALID);
+    refused(shuffler.free(vacant), AccessError::Invalid, INVALID);
+    assert_eq!(shuffler.create(2_u8).unwrap().raw(), RawHandle::new(first.slot() ^ 1, 1), "it was at version 0");
 }
 
 #[test]
@@ -40,22 +72,22 @@ fn handles_run_out_with_an_error_and_come_back() {
     let all: Vec<_> = (0..PAGE_SLOTS).map(|number| shuffler.create(number).unwrap()).collect();
     let rejected = shuffler.create(1_u32).unwrap_err();
     assert_eq!(rejected.cause(), AllocError::HandlesExhausted);
-    assert_eq!(shuffler.alloc::<u8>(1 << 20).unwrap_err(), AllocError::HandlesExhausted);
+    refused(shuffler.alloc::<u8>(1 << 20), AllocError::HandlesExhausted, EXHAUSTED);
     assert_eq!(shuffler.free(all[5]), Ok(Freed::Now));
     let again = shuffler.create(2_u32).unwrap();
     assert_eq!(*shuffler.rent(again).unwrap(), 2);
-    assert_eq!(shuffler.rent(all[5]).unwrap_err(), AccessError::Stale);
+    refused(shuffler.rent(all[5]), AccessError::Stale, STALE);
 }
 
 #[test]
 fn a_page_that_comes_back_brings_no_handle_back() {
     let shuffler = shuffler(PageNumbers::single(9, 0));
     let mut old: Vec<RawHandle> = Vec::new();
-    for round in 0..4 {
+    for _ in 0..4 {
         let handles: Vec<_> = (0..1000_u32).map(|number| shuffler.create(number).unwrap()).collect();
         for stale in &old {
             assert!(!shuffler.valid_handle(*stale));
-            assert_eq!(shuffler.free(*stale), Err(AccessError::Stale), "round {round}");
+            refused(shuffler.free(*stale), AccessError::Stale, STALE);
         }
         for (number, handle) in (0_u32..).zip(&handles) {
             assert_eq!(*shuffler.rent(*handle).unwrap(), number);
@@ -66,7 +98,8 @@ fn a_page_that_comes_back_brings_no_handle_back() {
         shuffler.trim();
         assert!(shuffler.stats().resident_bytes < held, "the page was not given back");
         for stale in &old {
-            assert_eq!(shuffler.free(*stale), Err(AccessError::Invalid), "while its page is given back");
+            // While its page is given back.
+            refused(shuffler.free(*stale), AccessError::Invalid, INVALID);
         }
     }
 }
@@ -78,9 +111,10 @@ fn a_number_that_goes_to_another_shuffler_brings_no_handle_along() {
     let handle = first.create(1_u8).unwrap();
     drop(first);
     let second = shuffler(numbers);
-    assert_eq!(second.rent(handle).unwrap_err(), AccessError::Invalid, "no page yet");
+    // No page yet.
+    refused(second.rent(handle), AccessError::Invalid, INVALID);
     let other = second.create(2_u8).unwrap();
-    assert_eq!(second.rent(handle).unwrap_err(), AccessError::Stale);
+    refused(second.rent(handle), AccessError::Stale, STALE);
     assert_eq!(*second.rent(other).unwrap(), 2);
 }
 

@@ -7,7 +7,7 @@
 mod common;
 
 use common::{Checked, Ledger, check_fragmented, eventually, fragmented, pattern};
-use memory_shuffler::{CompactorState, Freed, Handle, Shuffler, Trigger, hooks};
+use memory_shuffler::{AccessError, CompactorState, Freed, Handle, Shuffler, Trigger, hooks};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -215,6 +215,53 @@ fn row_31_a_writer_meets_the_move_of_a_widely_aligned_block() {
         }
         assert_eq!(shuffler.stats().live_blocks, kept.len() as u64);
     }
+}
+
+#[test]
+fn row_31_with_the_reserve_in_use_it_is_an_error_and_no_wait() {
+    const MOVERS: usize = 12;
+    let _alone = alone();
+    let source = Checked::new();
+    let builder = Shuffler::builder().trigger(Trigger::Manual).arena_bytes(ARENA).retain_bytes(0);
+    let shuffler = builder.source(source.clone()).build().unwrap();
+    let kept = fragmented(&shuffler, ARENA, 2 * MOVERS, 4);
+    // Each stops in the middle of a move of its own.
+    let before = hooks::parked();
+    for parked in 1..=MOVERS {
+        hooks::park_mid_move();
+        let shuffler = shuffler.clone();
+        thread::Builder::new().name("shuffler".into()).spawn(move || shuffler.shuffle()).unwrap();
+        eventually("a mover parks in a move", || hooks::parked() == before + parked);
+    }
+    source.refuse_after(0);
+    // No room is left elsewhere, and the reserve serves for a few.
+    let filler: Vec<_> = std::iter::from_fn(|| shuffler.alloc::<u8>(ARENA / 64).ok()).collect();
+    let text = "out of memory: this access needed a new copy of the block and there was no memory for it; free some \
+                blocks, then try again";
+    let refused = |handle: &&Handle<[u8]>| {
+        let outcomes = [
+            shuffler.rent_mut(**handle).err(),
+            shuffler.rent(**handle).err(),
+            shuffler.rent_owned(**handle).err(),
+            shuffler.rent_for(**handle, Duration::MAX).err(),
+        ];
+        let Some(error) = outcomes[0] else { return false };
+        assert_eq!((error, error.to_string().as_str()), (AccessError::OutOfMemory, text));
+        assert_eq!(outcomes, [Some(error); 4], "and again, whatever the hold");
+        true
+    };
+    let stuck: Vec<_> = kept.iter().filter(refused).copied().collect();
+    let helped = shuffler.stats().helped as usize;
+    assert!(helped > 0 && !stuck.is_empty(), "{helped} were helped, {} refused", stuck.len());
+    assert_eq!(helped + stuck.len(), MOVERS);
+    // It can be asked after, and freed, without memory.
+    assert!(stuck.iter().all(|handle| shuffler.get_size(*handle) == Ok(ARENA / 64)));
+    assert_eq!(shuffler.free(stuck[0]), Ok(Freed::Now));
+    source.relent();
+    for (index, handle) in kept.iter().enumerate().filter(|(_, handle)| **handle != stuck[0]) {
+        assert!(*shuffler.rent_mut(*handle).unwrap() == *pattern(index as u64 * 4, ARENA / 64));
+    }
+    filler.into_iter().for_each(|handle| assert_eq!(shuffler.free(handle), Ok(Freed::Now)));
 }
 
 #[test]

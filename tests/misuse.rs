@@ -395,6 +395,57 @@ fn row_07_double_return() {
     assert_eq!(shuffler.take(shuffler.typed::<u64>(handle).unwrap()), Ok(1));
 }
 
+/// A return by pointer goes by the block's life: the handle's own, or the next version while a holder is left.
+#[test]
+fn row_07_a_return_never_meets_another_life() {
+    let shuffler = manual();
+    let give_back = |handle| {
+        // SAFETY: what is rented by this handle, if anything, is used no more, and nobody else holds the block.
+        unsafe { shuffler.return_pointer(handle) }
+    };
+    let first = RawHandle::from(shuffler.create(1_u64).unwrap());
+    let (slot, version) = parts(first);
+    for vacant in [slot ^ 1, slot ^ 2047] {
+        for never in [0x7FFF_FFFF, 0xFFFF_FFFD, 0xFFFF_FFFF] {
+            refused(give_back(bits(vacant, never)), AccessError::Invalid, INVALID);
+        }
+    }
+    for wrong in [version - 1, version + 1, version + 2, 0xFFFF_FFFE, 0xFFFF_FFFF] {
+        if (slot, wrong) != (0, 0) {
+            refused(give_back(bits(slot, wrong)), AccessError::Invalid, INVALID);
+        }
+    }
+    refused(give_back(RawHandle::INVALID), AccessError::Invalid, INVALID);
+
+    // Two pointers, and a free between their returns: version v, then v + 1.
+    shuffler.rent_pointer::<u64>(first).unwrap();
+    shuffler.rent_pointer::<u64>(first).unwrap();
+    assert_eq!(give_back(first), Ok(()));
+    assert_eq!(shuffler.free(first), Ok(Freed::WhenReturned));
+    refused(shuffler.rent_pointer::<u64>(first), AccessError::Stale, STALE);
+    refused(shuffler.rent_pointer_mut::<u64>(first), AccessError::Stale, STALE);
+    assert_eq!(give_back(first), Ok(()));
+    assert_eq!(shuffler.stats().live_blocks, 0);
+    refused(give_back(first), AccessError::NotRented, NOT_RENTED);
+
+    // The slot's next block, v + 2: its holds are not the old handle's to return.
+    let next = loop {
+        let next = RawHandle::from(shuffler.create(2_u64).unwrap());
+        if parts(next).0 == slot {
+            break next;
+        }
+        assert_eq!(shuffler.free(next), Ok(Freed::Now));
+    };
+    let pointer = shuffler.rent_pointer_mut::<u64>(next).unwrap();
+    refused(give_back(first), AccessError::Stale, STALE);
+    assert!(shuffler.inspect(next).unwrap().exclusive);
+    // SAFETY: rented above, to write.
+    unsafe { pointer.write(3) };
+    assert_eq!(give_back(next), Ok(()));
+    refused(give_back(next), AccessError::NotRented, NOT_RENTED);
+    assert_eq!(shuffler.take(shuffler.typed::<u64>(next).unwrap()), Ok(3));
+}
+
 #[test]
 fn row_08_conflicting_holds() {
     let shuffler = manual();
@@ -508,6 +559,35 @@ fn row_09_wrong_type() {
     let unaligned = shuffler.alloc_layout(Layout::from_size_align(64, 1).unwrap()).unwrap();
     mismatch(shuffler.rent_pointer::<u32>(unaligned));
     assert!(shuffler.inspect(unaligned).unwrap().rents == 0, "a refused rent holds nothing");
+}
+
+#[test]
+fn row_09_a_pointer_of_another_type_or_kind() {
+    let shuffler = manual();
+    let number = RawHandle::from(shuffler.create(1_u64).unwrap());
+    let slice = shuffler.alloc_copy(&[1_u64]).unwrap().into();
+    let text = shuffler.alloc_str("text").unwrap().into();
+    let versioned = shuffler.create_versioned(1_u64).unwrap().into();
+    let words = shuffler.alloc_versioned_str("text").unwrap().into();
+    let large = shuffler.alloc::<u8>(1 << 20).unwrap().into();
+    let all = [number, slice, text, versioned, words, large];
+    let read = all.map(|handle| mismatch(shuffler.rent_pointer::<f64>(handle)));
+    let write = all.map(|handle| mismatch(shuffler.rent_pointer_mut::<f64>(handle)));
+    assert_eq!(read, write);
+    assert!(read.iter().all(|(_, requested)| *requested == "f64"));
+    // The bytes of a string are not there to be written through a pointer, nor a pair where one value is.
+    mismatch(shuffler.rent_pointer::<u8>(text));
+    mismatch(shuffler.rent_pointer_mut::<u8>(text));
+    mismatch(shuffler.rent_pointer::<[u64; 1]>(number));
+    mismatch(shuffler.rent_pointer::<[u64; 1]>(slice));
+    mismatch(shuffler.rent_pointer::<u64>(versioned));
+    mismatch(shuffler.rent_pointer::<u8>(words));
+    for handle in all {
+        let info = shuffler.inspect(handle).unwrap();
+        assert_eq!((info.rents, info.exclusive), (0, false), "a refused rent holds nothing");
+        // SAFETY: nothing is rented, so nobody's hold is returned.
+        refused(unsafe { shuffler.return_pointer(handle) }, AccessError::NotRented, NOT_RENTED);
+    }
 }
 
 #[test]

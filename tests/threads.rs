@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Checked, Ledger, Token, check_fragmented, checked, eventually, fragmented, manual, patterned, quiet};
-use memory_shuffler::{AccessError, Freed, Frozen, Handle, OwnedRent, Shuffler, Trigger, Versioned};
+use memory_shuffler::{AccessError, CompactorState, Freed, Frozen, Handle, OwnedRent, Shuffler, Trigger, Versioned};
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
@@ -353,6 +353,7 @@ fn row_33_shuffle_from_many_threads() {
 #[test]
 #[cfg(unix)]
 fn row_34_a_child_that_execs() {
+    use std::os::unix::process::CommandExt;
     let (shuffler, _) = small(Trigger::Background);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -369,12 +370,21 @@ fn row_34_a_child_that_execs() {
         });
         let stopping = Stop(&stop);
         let held = shuffler.create(String::from("the parent's")).unwrap();
-        for _ in 0..30 {
+        eventually("the compactor's thread is there, and moves blocks", || {
+            shuffler.stats().moves > 0 && shuffler.stats().compactor != CompactorState::None
+        });
+        for round in 0..30 {
             let rent = shuffler.rent(held).unwrap();
-            let status = std::process::Command::new("true").status().unwrap();
-            assert!(status.success());
+            let mut child = std::process::Command::new("true");
+            if round % 2 == 0 {
+                // SAFETY: it does nothing. With something to do in the child, the library forks; without, it may not.
+                unsafe { child.pre_exec(|| Ok(())) };
+            }
+            assert!(child.status().unwrap().success());
             assert_eq!(*rent, "the parent's");
         }
+        let moves = shuffler.stats().moves;
+        eventually("the compactor goes on", || shuffler.stats().moves > moves);
         drop(stopping);
         worker.join().unwrap();
         assert_eq!(shuffler.take(held).as_deref(), Ok("the parent's"));

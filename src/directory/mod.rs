@@ -91,6 +91,7 @@ use std::thread;
 /// assert_eq!(answer(sent), Err(AccessError::Denied));
 /// # Ok::<(), memory_shuffler::Error>(())
 /// ```
+#[doc(alias = "handle_to_index")]
 pub struct Directory<K: Eq + Hash = OpaqueHandle> {
     shuffler: Shuffler,
     grants: Arc<Grants<K>>,

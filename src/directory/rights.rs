@@ -100,6 +100,7 @@ impl fmt::Display for Rights {
 /// A random 64-bit name for a block, for those whom the program does not trust: it says nothing about the block, and one
 /// guess hits one of N names with a probability of N · 2⁻⁶⁴. Made by [`Directory::grant`](crate::Directory::grant).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[doc(alias = "rng")]
 pub struct OpaqueHandle(u64);
 
 impl OpaqueHandle {

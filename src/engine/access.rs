@@ -134,6 +134,24 @@ impl Core {
         }
     }
 
+    /// Gives back whichever hold there is on a handle's block. The caller has one.
+    pub(crate) fn give_back_any(&self, raw: RawHandle) -> Result<(), AccessError> {
+        let entry = self.entry(raw)?;
+        let version = entry.version();
+        // A block that was freed while it was held has the next version. Checked: the last number there is has none.
+        if version != raw.version() && Some(version) != raw.version().checked_add(1) {
+            return Err(Self::outdated(raw, entry));
+        }
+        let left = entry.give_back_any().ok_or(AccessError::NotRented)?;
+        if left != Left::default() {
+            self.leave(entry, left);
+        }
+        if self.config.inline {
+            self.inline_step();
+        }
+        Ok(())
+    }
+
     /// Does what the last hold left to do.
     #[cold]
     pub(crate) fn leave(&self, entry: &Entry, left: Left) {
@@ -280,6 +298,12 @@ impl Core {
             return Err(AccessError::TypeMismatch { stored: glimpse.info.name(), requested: info.name() });
         }
         Ok(())
+    }
+
+    /// The live blocks of a type, in the access and shape that `info` tells, as they are come to.
+    pub(crate) fn live_of(&self, info: &'static TypeInfo) -> impl Iterator<Item = RawHandle> {
+        let handles = self.table.slots().map(|(slot, entry)| RawHandle::new(slot, entry.version()));
+        handles.filter(move |&raw| self.check_type(raw, info).is_ok())
     }
 
     /// Whether a handle's block is live.

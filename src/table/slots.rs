@@ -205,6 +205,16 @@ impl Table {
         }
     }
 
+    /// Every slot and its entry, without the lock: pages are looked for as they are come to.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (u32, &Entry)> {
+        // Acquire: as in `entry`, which looks again.
+        let is_there = |page: &u32| (*page as usize) < self.length.load(Ordering::Acquire);
+        let pages = (0..=u32::MAX >> PAGE_BITS).take_while(is_there).map(|page| page << PAGE_BITS);
+        let slots =
+            pages.filter(|first| self.entry(*first).is_some()).flat_map(|first| first..=first | (PAGE_SLOTS - 1));
+        slots.filter_map(|slot| Some((slot, self.entry(slot)?)))
+    }
+
     /// Slots for an empty cache: some that another cache spilled, else a page.
     #[cold]
     #[inline(never)]

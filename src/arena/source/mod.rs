@@ -50,6 +50,7 @@ const ADDRESS_END: u64 = 1 << 48;
 /// No method uses a shuffler that has its memory from this source: it is called in the middle of that one's work.
 ///
 /// Bytes are zero where the methods say so.
+#[doc(alias = "parent_allocator")]
 pub unsafe trait ArenaSource: Send + Sync + 'static {
     /// A chunk of memory whose contents are unspecified; `None` if it is refused, as for a layout of no bytes. It
     /// neither panics nor aborts.
