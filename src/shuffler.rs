@@ -656,19 +656,16 @@ impl Shuffler {
 }
 
 /// Rents in order, and returns all of them at the first refusal.
+#[inline]
 fn all_or_none<H, R, const N: usize>(
     handles: [H; N],
     rent: impl Fn(H) -> Result<R, AccessError>,
 ) -> Result<[R; N], AccessError> {
-    let mut refused = None;
-    let rents = handles.map(|handle| match refused {
-        None => rent(handle).map_err(|error| refused = Some(error)).ok(),
-        Some(_) => None,
-    });
-    match refused {
-        None => Ok(rents.map(|rent| rent.expect("nothing was refused"))),
-        Some(error) => Err(error),
+    let mut rents = [const { None }; N];
+    for (place, handle) in rents.iter_mut().zip(handles) {
+        *place = Some(rent(handle)?);
     }
+    Ok(rents.map(|rent| rent.expect("each place was filled")))
 }
 
 #[cold]
