@@ -3,8 +3,9 @@
 use crate::engine::Core;
 use crate::engine::lease::with_shard;
 use crate::error::AccessError;
-use crate::handle::Versioned;
+use crate::handle::{RawHandle, Versioned};
 use crate::primitive::sync::atomic::Ordering;
+use crate::table::{Entry, PageDirectory};
 use crate::types::Stored;
 use crossbeam_epoch::Guard;
 use std::fmt;
@@ -86,12 +87,33 @@ frozen_tuples! { A; A B; A B C; A B C D; A B C D E; A B C D E F; A B C D E F G; 
 #[must_use = "a reader that is dropped at once sees nothing"]
 pub struct Reader<'a> {
     core: &'a Core,
+    /// As it was when the reader was made: so that one `get` after another finds it in registers.
+    directory: PageDirectory<'a>,
     guard: ManuallyDrop<Guard>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(core: &'a Core) -> Self {
-        Self { core, guard: ManuallyDrop::new(with_shard(core, |shard, _, _| shard.epoch(&core.collector).pin())) }
+        let guard = with_shard(core, |shard, _, _| shard.epoch(&core.collector).pin());
+        Self { core, directory: core.table.directory(), guard: ManuallyDrop::new(guard) }
+    }
+
+    /// The entry that a handle names.
+    #[inline]
+    fn entry(&self, raw: RawHandle) -> Result<&'a Entry, AccessError> {
+        if !raw.version().is_multiple_of(2)
+            && let Some(entry) = self.directory.entry(raw.slot())
+        {
+            return Ok(entry);
+        }
+        Self::entry_anew(self.core, raw)
+    }
+
+    /// As [`entry`](Self::entry): the table may have grown since the reader was made.
+    #[cold]
+    #[inline(never)]
+    fn entry_anew(core: &'a Core, raw: RawHandle) -> Result<&'a Entry, AccessError> {
+        core.entry(raw)
     }
 
     /// The value of a block, readable until this reader is dropped.
@@ -105,7 +127,7 @@ impl<'a> Reader<'a> {
         T: ?Sized + Stored + Frozen + Send + Sync,
     {
         let raw = handle.raw();
-        let entry = self.core.entry(raw)?;
+        let entry = self.entry(raw)?;
         // Version, word, version: the word was the life's own if the life had begun before and had not ended after. Acquire,
         // both loads of the version: they pair with the release in `begin_life`.
         if entry.version() != raw.version() {
@@ -127,11 +149,13 @@ impl<'a> Reader<'a> {
             self.guard.repin();
             self.guard.flush();
         }
+        self.directory = self.core.table.directory();
         self.tell();
     }
 
     /// Tells the compactor that something which waits may be ready. (If this look comes too early to see what waits, the
     /// compactor's own looks, a few after each ring, find the reader gone.)
+    #[inline]
     fn tell(&self) {
         if self.core.deferred.waiting.load(Ordering::Relaxed) > 0 {
             self.core.notify();
@@ -140,6 +164,8 @@ impl<'a> Reader<'a> {
 }
 
 impl Drop for Reader<'_> {
+    // Inline, so that a reader whose address nobody else is given need not lie in memory.
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: not used after this, and dropped nowhere else.
         unsafe { ManuallyDrop::drop(&mut self.guard) };
