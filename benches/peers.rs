@@ -48,7 +48,10 @@ const DASHMAP: &str = "DashMap";
 const SLOTMAP: &str = "RwLock<SlotMap>";
 
 /// Visits objects in an order, and returns something made of what it read.
-type Visit<'a> = (&'static str, &'static str, Box<dyn Fn(&[u32]) -> u64 + Sync + 'a>);
+type Walk<'a> = dyn Fn(&[u32]) -> u64 + Sync + 'a;
+
+/// A name, whom the ratio is to, and what is timed.
+type Visit<'a> = (&'static str, &'static str, Box<Walk<'a>>);
 
 /// Every contestant's objects.
 struct Population {
@@ -146,10 +149,7 @@ fn each(read: impl Fn(u32) -> u64 + Sync) -> impl Fn(&[u32]) -> u64 + Sync {
 }
 
 fn reads(all: &Population) -> Vec<Visit<'_>> {
-    fn under_one_reader<'a>(
-        shuffler: &'a Shuffler,
-        blocks: &'a [Versioned<Value>],
-    ) -> Box<dyn Fn(&[u32]) -> u64 + Sync + 'a> {
+    fn under_one_reader<'a>(shuffler: &'a Shuffler, blocks: &'a [Versioned<Value>]) -> Box<Walk<'a>> {
         Box::new(|order| {
             let reader = shuffler.reader();
             sum(order, |i| reader.get(blocks[i as usize]).expect("live")[3])
@@ -224,13 +224,7 @@ fn replacements<'a>(
 }
 
 /// One thread's visits in a round: of all objects, or of a part of the order that is as long as a round.
-fn visits(
-    visit: &(dyn Fn(&[u32]) -> u64 + Sync),
-    order: &[u32],
-    thread: usize,
-    threads: usize,
-    part: usize,
-) -> Duration {
+fn visits(visit: &Walk<'_>, order: &[u32], thread: usize, threads: usize, part: usize) -> Duration {
     // Each thread in another part.
     let parts = (order.len() / OPERATIONS).max(1);
     let part = (thread * parts / threads + part) % parts;
@@ -243,7 +237,7 @@ fn visits(
 }
 
 /// A round of so many threads at once; the mean of their times.
-fn round(visit: &(dyn Fn(&[u32]) -> u64 + Sync), order: &[u32], threads: usize, part: usize) -> Duration {
+fn round(visit: &Walk<'_>, order: &[u32], threads: usize, part: usize) -> Duration {
     if threads == 1 {
         return visits(visit, order, 0, 1, part);
     }
