@@ -1,17 +1,23 @@
 //! Holds and blocks beside `Arc` and malloc, in one run, while another thread makes the compactor move blocks.
 //!
 //! `cargo bench --bench latency`; `-- --quick` for a short run. Rounds of all contestants are interleaved, so that a change
-//! of the machine's speed meets all alike; medians and minima over the rounds, nanoseconds an operation. Each group begins
-//! with the contestant that its ratios, of the medians, are to. *Hot*: 1,000 objects, again and again; *far*: 100,000 of
+//! of the machine's speed meets all alike; medians and minima over the rounds, nanoseconds an operation; a ratio is the median
+//! of those within a round. Each group begins with the contestant that its ratios are to. *Hot*: 1,000 objects, again and again; *far*: 100,000 of
 //! 1,000,000, at random.
 
-use memory_shuffler::{Directory, Handle, Rights, Shuffler, Trigger};
+#[path = "common/order.rs"]
+mod order;
+#[path = "common/rounds.rs"]
+mod rounds;
+
+use memory_shuffler::{Handle, Shuffler, Trigger};
+use order::scattered;
+use rounds::{Contestant, timed};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
 
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,51 +28,6 @@ const BATCH: usize = 64;
 const BATCHES: usize = 500;
 const HOT: usize = 1_000;
 const LAPS: usize = 50;
-
-/// One thing that is timed.
-struct Contestant<'a> {
-    name: &'static str,
-    /// Whom its ratio is to.
-    against: &'static str,
-    operations: usize,
-    run: Box<dyn FnMut() + 'a>,
-    times: Vec<f64>,
-}
-
-impl<'a> Contestant<'a> {
-    fn new(name: &'static str, against: &'static str, operations: usize, run: impl FnMut() + 'a) -> Self {
-        Self { name, against, operations, run: Box::new(run), times: Vec::new() }
-    }
-
-    fn round(&mut self) {
-        let start = Instant::now();
-        (self.run)();
-        self.times.push(start.elapsed().as_nanos() as f64 / self.operations as f64);
-    }
-
-    fn median(&self) -> f64 {
-        let mut times = self.times.clone();
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    }
-
-    fn minimum(&self) -> f64 {
-        self.times.iter().copied().fold(f64::INFINITY, f64::min)
-    }
-}
-
-/// Numbers below `n` in an order that no prefetcher guesses.
-fn scattered(n: usize) -> Vec<usize> {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut order: Vec<usize> = (0..n).collect();
-    for end in (1..n).rev() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        order.swap(end, (state % (end as u64 + 1)) as usize);
-    }
-    order
-}
 
 /// Keeps making sparse arenas and shuffling them, until told to stop.
 fn churn(shuffler: &Shuffler, stop: &AtomicBool) {
@@ -108,41 +69,26 @@ fn main() {
 
 fn race(shuffler: &Shuffler, rounds: usize, many: usize) {
     let handles: Vec<Handle<Value>> = (0..many as u64).map(|n| shuffler.create([n; 8]).expect("memory")).collect();
-    let versioned: Vec<_> = (0..many as u64).map(|n| shuffler.create_versioned([n; 8]).expect("memory")).collect();
     let arcs: Vec<Arc<Value>> = (0..many as u64).map(|n| Arc::new([n; 8])).collect();
-    let directory = Directory::new(shuffler);
-    let names: Vec<_> = handles[..HOT].iter().map(|&handle| directory.grant(handle, Rights::READ)).collect();
     let hot = scattered(HOT);
     let few = many.min(100_000);
     macro_rules! walk {
         ($name:literal, $against:literal, $order:expr, $laps:expr, $index:ident => $body:expr) => {{
             let order = $order.clone();
-            Contestant::new($name, $against, order.len() * $laps, move || {
-                for _ in 0..$laps {
-                    for &$index in &order {
-                        black_box($body);
+            Contestant::new($name, $against, order.len() * $laps, move |_| {
+                timed(|| {
+                    for _ in 0..$laps {
+                        for &$index in &order {
+                            black_box($body);
+                        }
                     }
-                }
+                })
             })
         }};
     }
 
-    let pointers: Vec<*const Value> = arcs.iter().map(Arc::as_ptr).collect();
     let far: Vec<usize> = scattered(many)[..few].to_vec();
-    let (pointers, arcs, handles, versioned, names) = (&pointers, &arcs, &handles, &versioned, &names);
-    let read = |index: usize| {
-        // SAFETY: the `Arc`s live as long as the pointers.
-        unsafe { (*pointers[index])[3] }
-    };
-    let under_one_reader = move |order: &[usize], laps: usize| {
-        let reader = shuffler.reader();
-        for _ in 0..laps {
-            for &index in order {
-                black_box(reader.get(versioned[index]).expect("live")[3]);
-            }
-        }
-    };
-    let (hot_order, far_order) = (hot.clone(), far.clone());
+    let (arcs, handles) = (&arcs, &handles);
     let mut contestants = vec![
         walk!("hot: Arc clone + drop", "hot: Arc clone + drop", hot, LAPS, i => Arc::as_ptr(&arcs[i].clone())),
         walk!("hot: rent + return", "hot: Arc clone + drop", hot, LAPS, i => {
@@ -152,16 +98,6 @@ fn race(shuffler: &Shuffler, rounds: usize, many: usize) {
         walk!("hot: rent, read, return", "hot: Arc clone, read, drop", hot, LAPS, i => {
             shuffler.rent(handles[i]).expect("live")[3]
         }),
-        walk!("hot: by name, rent, read, return", "hot: Arc clone, read, drop", hot, LAPS, i => {
-            directory.rent::<Value>(&names[i]).expect("live")[3]
-        }),
-        walk!("hot: read through a raw pointer", "hot: read through a raw pointer", hot, LAPS, i => read(i)),
-        Contestant::new("hot: get under one reader", "hot: read through a raw pointer", HOT * LAPS, move || {
-            under_one_reader(&hot_order, LAPS);
-        }),
-        walk!("hot: get, a reader for each", "hot: read through a raw pointer", hot, LAPS, i => {
-            shuffler.reader().get(versioned[i]).expect("live")[3]
-        }),
         walk!("far: Arc clone + drop", "far: Arc clone + drop", far, 1, i => Arc::as_ptr(&arcs[i].clone())),
         walk!("far: rent + return", "far: Arc clone + drop", far, 1, i => {
             &raw const *shuffler.rent(handles[i]).expect("live")
@@ -170,20 +106,9 @@ fn race(shuffler: &Shuffler, rounds: usize, many: usize) {
         walk!("far: rent, read, return", "far: Arc clone, read, drop", far, 1, i => {
             shuffler.rent(handles[i]).expect("live")[3]
         }),
-        walk!("far: read through a raw pointer", "far: read through a raw pointer", far, 1, i => read(i)),
-        Contestant::new("far: get under one reader", "far: read through a raw pointer", few, move || {
-            under_one_reader(&far_order, 1);
-        }),
     ];
     contestants.extend(makers(shuffler));
-    for round in 0..=rounds {
-        contestants.iter_mut().for_each(Contestant::round);
-        if round == 0 {
-            // To warm up.
-            contestants.iter_mut().for_each(|contestant| contestant.times.clear());
-        }
-    }
-    print(&contestants);
+    rounds::print("64-byte values", &rounds::race(contestants, rounds));
 }
 
 /// 64 bytes, made and unmade in batches.
@@ -191,11 +116,13 @@ fn makers(shuffler: &Shuffler) -> [Contestant<'_>; 4] {
     const ARC: &str = "Arc::new + drop on mimalloc";
     fn batches<'a, B: 'a>(name: &'static str, make: impl Fn(u64) -> B + 'a, end: impl Fn(B) + 'a) -> Contestant<'a> {
         let mut batch = Vec::with_capacity(BATCH);
-        Contestant::new(name, ARC, BATCH * BATCHES, move || {
-            for _ in 0..BATCHES {
-                batch.extend((0..BATCH as u64).map(&make));
-                batch.drain(..).for_each(&end);
-            }
+        Contestant::new(name, ARC, BATCH * BATCHES, move |_| {
+            timed(|| {
+                for _ in 0..BATCHES {
+                    batch.extend((0..BATCH as u64).map(&make));
+                    batch.drain(..).for_each(&end);
+                }
+            })
         })
     }
     fn raw<'a>(name: &'static str, allocator: &'a impl GlobalAlloc) -> Contestant<'a> {
@@ -222,15 +149,4 @@ fn makers(shuffler: &Shuffler) -> [Contestant<'_>; 4] {
         raw("malloc + free of mimalloc", &GLOBAL),
         raw("malloc + free of the system", &System),
     ]
-}
-
-fn print(contestants: &[Contestant<'_>]) {
-    println!("| 64-byte values | median, ns | minimum, ns | ratio |");
-    println!("|---|---|---|---|");
-    for contestant in contestants {
-        let peer = contestants.iter().find(|peer| peer.name == contestant.against).expect("a contestant");
-        let ratio = contestant.median() / peer.median();
-        let (median, minimum) = (contestant.median(), contestant.minimum());
-        println!("| {} | {median:.1} | {minimum:.1} | {ratio:.2} |", contestant.name);
-    }
 }

@@ -4,8 +4,9 @@ use crate::engine::Core;
 use crate::engine::lease::with_shard;
 use crate::error::AccessError;
 use crate::frozen::Frozen;
-use crate::handle::Versioned;
+use crate::handle::{RawHandle, Versioned};
 use crate::seats::Seat;
+use crate::table::{Entry, PageDirectory};
 use crate::types::Stored;
 use crossbeam_epoch::Guard;
 use std::fmt;
@@ -19,6 +20,8 @@ use std::sync::Arc;
 #[must_use = "a reader that is dropped at once sees nothing"]
 pub struct Reader<'a> {
     core: &'a Core,
+    /// As it was when the reader was made: so that one `get` after another finds it in registers.
+    directory: PageDirectory<'a>,
     guard: ManuallyDrop<Guard>,
     seat: &'a Seat,
 }
@@ -29,8 +32,26 @@ impl<'a> Reader<'a> {
             let (guard, seat) = shard.epoch(&core.collector, &core.seats).enter();
             // SAFETY: the core keeps every seat for as long as it is there.
             let seat = unsafe { &*Arc::as_ptr(seat) };
-            Self { core, guard: ManuallyDrop::new(guard), seat }
+            Self { core, directory: core.table.directory(), guard: ManuallyDrop::new(guard), seat }
         })
+    }
+
+    /// The entry that a handle names.
+    #[inline]
+    fn entry(&self, raw: RawHandle) -> Result<&'a Entry, AccessError> {
+        if !raw.version().is_multiple_of(2)
+            && let Some(entry) = self.directory.entry(raw.slot())
+        {
+            return Ok(entry);
+        }
+        Self::entry_anew(self.core, raw)
+    }
+
+    /// As [`entry`](Self::entry): the table may have grown since the reader was made.
+    #[cold]
+    #[inline(never)]
+    fn entry_anew(core: &'a Core, raw: RawHandle) -> Result<&'a Entry, AccessError> {
+        core.entry(raw)
     }
 
     /// The value of a block, readable until this reader is dropped.
@@ -44,7 +65,7 @@ impl<'a> Reader<'a> {
         T: ?Sized + Stored + Frozen + Send + Sync,
     {
         let raw = handle.raw();
-        let entry = self.core.entry(raw)?;
+        let entry = self.entry(raw)?;
         let Some(address) = entry.read(raw.version()) else {
             return Err(Core::outdated(raw, entry));
         };
@@ -61,11 +82,13 @@ impl<'a> Reader<'a> {
             self.guard.flush();
         }
         self.seat.renew();
+        self.directory = self.core.table.directory();
         self.tell();
     }
 
     /// Tells the compactor that something which waits may be ready. (If this look comes too early to see what waits, the
     /// compactor's own looks, a few after each ring, find the reader gone.)
+    #[inline]
     fn tell(&self) {
         if self.core.deferred.waiting() > 0 {
             self.core.notify();
@@ -74,6 +97,8 @@ impl<'a> Reader<'a> {
 }
 
 impl Drop for Reader<'_> {
+    // Inline, so that a reader whose address nobody else is given need not lie in memory.
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: not used after this, and dropped nowhere else.
         unsafe { ManuallyDrop::drop(&mut self.guard) };

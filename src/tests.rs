@@ -80,6 +80,25 @@ fn handles_run_out_with_an_error_and_come_back() {
 }
 
 #[test]
+fn a_reader_finds_blocks_of_pages_that_were_added_after_it_was_made() {
+    // One page more than the first directory has room for.
+    const BLOCKS: u32 = 64 * PAGE_SLOTS + 1;
+    let shuffler = shuffler(Box::leak(Box::new(PageNumbers::with_limit(65))));
+    let before_any = shuffler.reader();
+    let first = shuffler.create_versioned(0).unwrap();
+    let mut before_growth = shuffler.reader();
+    for number in 1..BLOCKS - 1 {
+        let _ = shuffler.create_versioned(number).unwrap();
+    }
+    let last = shuffler.create_versioned(BLOCKS - 1).unwrap();
+    assert_ne!(first.raw().slot() / (64 * PAGE_SLOTS), last.raw().slot() / (64 * PAGE_SLOTS));
+    assert_eq!((before_any.get(first), before_any.get(last)), (Ok(&0), Ok(&(BLOCKS - 1))));
+    assert_eq!((before_growth.get(first), before_growth.get(last)), (Ok(&0), Ok(&(BLOCKS - 1))));
+    before_growth.repin();
+    assert_eq!((before_growth.get(first), before_growth.get(last)), (Ok(&0), Ok(&(BLOCKS - 1))));
+}
+
+#[test]
 fn a_page_that_comes_back_brings_no_handle_back() {
     let shuffler = shuffler(PageNumbers::single(9, 0));
     let mut old: Vec<RawHandle> = Vec::new();

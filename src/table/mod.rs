@@ -10,5 +10,5 @@ pub(crate) mod word;
 
 pub(crate) use cache::SlotCache;
 pub(crate) use entry::{Begun, Closed, Entry, Hold, Left, Memory, Refused, Waiting};
-pub(crate) use slots::Table;
+pub(crate) use slots::{PageDirectory, Table};
 pub(crate) use word::Word;

@@ -20,6 +20,7 @@ use std::alloc::Layout;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
+use std::slice;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(super) const PAGE_BITS: u32 = 12;
@@ -34,10 +35,28 @@ const PAGE_LAYOUT: Layout = match Layout::from_size_align(PAGE_BYTES, 4096) {
 /// Pages that the first directory has room for.
 const FIRST_DIRECTORY: usize = 64;
 
-type Directory = Box<[AtomicPtr<Entry>]>;
-
-fn directory(pages: usize) -> Directory {
+fn directory(pages: usize) -> Box<[AtomicPtr<Entry>]> {
     (0..pages).map(|_| AtomicPtr::new(ptr::null_mut())).collect()
+}
+
+/// A directory that was current at some moment. It may lack pages that were added since.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageDirectory<'a> {
+    pages: &'a [AtomicPtr<Entry>],
+}
+
+impl<'a> PageDirectory<'a> {
+    /// The entry of a slot, or `None` if its page is not in this directory.
+    #[inline]
+    pub(crate) fn entry(self, slot: u32) -> Option<&'a Entry> {
+        // Acquire: pairs with the release in `add_page`; the versions in the page are visible.
+        let page = self.pages.get((slot >> PAGE_BITS) as usize)?.load(Ordering::Acquire);
+        if page.is_null() {
+            return None;
+        }
+        // SAFETY: a page has `PAGE_SLOTS` entries, which live as long as the table, from which this is borrowed.
+        Some(unsafe { &*page.add((slot & (PAGE_SLOTS - 1)) as usize) })
+    }
 }
 
 /// A page of this table. Its memory stays mapped, and used for entries only, while the table lives.
@@ -82,7 +101,7 @@ impl Page {
 #[derive(Debug)]
 pub(super) struct Growth {
     /// Every directory there was; the last one is current.
-    directories: Vec<Directory>,
+    directories: Vec<Box<[AtomicPtr<Entry>]>>,
     /// By number. (A tree, because an array would be copied whole, under the lock, when it outgrows its memory.)
     pub(super) pages: BTreeMap<u32, Page>,
     /// The numbers of those that are dormant.
@@ -132,7 +151,7 @@ impl Table {
             upkeep: Upkeep::default(),
         };
         Self {
-            current: AtomicPtr::new(ptr::null_mut()),
+            current: AtomicPtr::new(ptr::dangling_mut()),
             length: AtomicUsize::new(0),
             growth: Mutex::new(growth),
             bell: Bell::default(),
@@ -144,21 +163,18 @@ impl Table {
     /// The entry of a slot, or `None` if this table never had its page.
     #[inline]
     pub(crate) fn entry(&self, slot: u32) -> Option<&Entry> {
-        let index = (slot >> PAGE_BITS) as usize;
+        self.directory().entry(slot)
+    }
+
+    /// The directory as it stands. What is looked up in it several times need not be loaded as often.
+    #[inline]
+    pub(crate) fn directory(&self) -> PageDirectory<'_> {
         // Acquire: pairs with the release in `add_page`; a directory of at least this length is found below.
-        if index >= self.length.load(Ordering::Acquire) {
-            return None;
-        }
+        let length = self.length.load(Ordering::Acquire);
         // Acquire: pairs with the release in `add_page`; the directory's contents are visible.
         let current = self.current.load(Ordering::Acquire);
-        // Acquire: pairs with the release in `add_page`; the versions in the page are visible.
-        // SAFETY: directories are kept until the table goes, and the index is below the length of every one since.
-        let page = unsafe { &*current.add(index) }.load(Ordering::Acquire);
-        if page.is_null() {
-            return None;
-        }
-        // SAFETY: a page has `PAGE_SLOTS` entries, which live as long as the table.
-        Some(unsafe { &*page.add((slot & (PAGE_SLOTS - 1)) as usize) })
+        // SAFETY: directories are kept until the table goes, and every one since that length was stored has it.
+        PageDirectory { pages: unsafe { slice::from_raw_parts(current, length) } }
     }
 
     /// The entry of a slot that this table is known to have.
