@@ -187,6 +187,8 @@ impl Model {
             // A rent that has to finish a move needs memory for it.
             AccessError::OutOfMemory if self.ledger.limited.load(Ordering::Relaxed) => {}
             AccessError::Stale if self.ending.load(Ordering::Acquire) > 0 => {}
+            // Its page of the table may have been given back since.
+            AccessError::Invalid if self.is_ended() => {}
             _ => self.fail(format_args!("{what}: {error:?}")),
         }
     }

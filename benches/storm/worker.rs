@@ -516,6 +516,8 @@ impl<'s> Worker<'s> {
     }
 
     fn use_name(&mut self, name: OpaqueHandle, item: &Item) {
+        // Once the block has ended, its name may be swept.
+        let swept = |error| if error == AccessError::Denied { AccessError::Stale } else { error };
         let (model, names) = (&item.model, &self.shared.by_name);
         let was_ended = model.is_ended();
         match names.resolve::<[u8]>(&name, Rights::READ) {
@@ -526,7 +528,7 @@ impl<'s> Worker<'s> {
                 }
                 self.read(handle, item);
             }
-            Err(error) => return model.refused(error, "a name"),
+            Err(error) => return model.refused(swept(error), "a name"),
         }
         match names.resolve::<[u8]>(&name, Rights::WRITE) {
             Err(AccessError::Denied) => {}
@@ -534,14 +536,14 @@ impl<'s> Worker<'s> {
         }
         match names.resolve::<[u64]>(&name, Rights::READ) {
             Err(AccessError::TypeMismatch { .. }) => {}
-            Err(error) => return model.refused(error, "a name of another type"),
+            Err(error) => return model.refused(swept(error), "a name of another type"),
             Ok(_) => model.fail("its name gave another type"),
         }
         if self.random.one_in(8) {
             // Some names are left to go stale.
             return;
         }
-        if !names.revoke(&name) {
+        if !names.revoke(&name) && !model.is_ended() {
             model.fail("its name was revoked by nobody, and was gone");
         }
         match names.rent::<[u8]>(&name) {
