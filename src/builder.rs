@@ -156,7 +156,8 @@ impl Builder {
     }
 
     /// What to call when an allocation would fail at the memory limit, so that a cache can evict something first. It gets the
-    /// bytes that the allocation needs from the source, and runs on the thread that allocates, before the last try. It may
+    /// bytes that the allocation needs from the source, and runs on the thread that allocates; it is called again, up to 16
+    /// times, as long as that frees something and is not enough (an arena's worth of blocks, at least, must go). It may
     /// use this shuffler: no lock of it is held, and an allocation inside the call fails without calling again. (One that owns
     /// a clone of the shuffler would keep it alive for ever.)
     ///

@@ -6,7 +6,7 @@ use super::settle::End;
 use crate::arena::large::LargeBlock;
 use crate::arena::pool::Purpose;
 use crate::arena::shard::{Counts, Filled, Private, add};
-use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Headers, Outcome, State};
+use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Headers, Outcome, Shard, State};
 use crate::builder::{Budget, Trigger};
 use crate::compact::{Duty, policy};
 use crate::error::AllocError;
@@ -50,7 +50,7 @@ pub(crate) enum Life {
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     steps: u32,
-    told: bool,
+    calls: u32,
 }
 
 /// Set in an extent: the block is large, its size is in its descriptor.
@@ -195,11 +195,21 @@ impl Core {
         if refusals.steps <= STEPS && self.relieve(requested) {
             return true;
         }
-        if std::mem::replace(&mut refusals.told, true) || !self.tell_pressure(requested) {
+        // What it frees may not make a whole arena yet: it is asked again as long as it frees anything.
+        const CALLS: u32 = 16;
+        let freed = self.freed_bytes();
+        refusals.calls += 1;
+        if refusals.calls > CALLS || !self.tell_pressure(requested) || self.freed_bytes() == freed {
             return false;
         }
         self.relieve(requested);
         true
+    }
+
+    /// Payload bytes of blocks that have ended so far.
+    fn freed_bytes(&self) -> u64 {
+        let freed = |shard: &Shard| shard.counts.freed_bytes.load(Ordering::Relaxed);
+        self.shards.iter().map(freed).fold(0, u64::wrapping_add)
     }
 
     /// Asks the program to free something; `false`: there is nobody to ask, or this thread is asking already.
