@@ -164,6 +164,11 @@ impl Model {
         self.ledger.stopped()
     }
 
+    /// Whether somebody is about to end it, or has.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire) > 0
+    }
+
     pub fn is_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
@@ -186,9 +191,8 @@ impl Model {
             AccessError::Busy | AccessError::TimedOut => {}
             // A rent that has to finish a move needs memory for it.
             AccessError::OutOfMemory if self.ledger.limited.load(Ordering::Relaxed) => {}
-            AccessError::Stale if self.ending.load(Ordering::Acquire) > 0 => {}
-            // Its page of the table may have been given back since.
-            AccessError::Invalid if self.is_ended() => {}
+            // Invalid, if its page of the table has been given back since.
+            AccessError::Stale | AccessError::Invalid if self.is_ending() => {}
             _ => self.fail(format_args!("{what}: {error:?}")),
         }
     }

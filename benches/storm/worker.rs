@@ -543,7 +543,7 @@ impl<'s> Worker<'s> {
             // Some names are left to go stale.
             return;
         }
-        if !names.revoke(&name) && !model.is_ended() {
+        if !names.revoke(&name) && !model.is_ending() {
             model.fail("its name was revoked by nobody, and was gone");
         }
         match names.rent::<[u8]>(&name) {
