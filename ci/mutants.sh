@@ -102,7 +102,7 @@ mutant 'a large extent before the large block' entry queries_against_a_resize $c
 mutant 'a small block before its extent' entry queries_against_a_resize $callers \
     's/entry\.set_extent\(extent_of\(version\)\);\n(\s+)assert!\(entry\.relink\(small\)\);/assert!(entry.relink(small));\n$1entry.set_extent(extent_of(version));/'
 mutant 'a mover goes by the header that it read before MOVING' entry a_shortening_a_rent_and_a_move $callers \
-    's/let header = self\.world\.header\.load\(\);\n(\s+)if header\.footprint\(\) < room/let header = seen;\n$1if header.footprint() < room/'
+    's/let header = self\.world\.header\.load\(\);\n(\s+)if header\.inline_footprint\(\) < room/let header = seen;\n$1if header.inline_footprint() < room/'
 mutant 'a mover keeps room that it does not need' entry a_shortening_a_rent_and_a_move $callers \
     's/room = header\.inline_footprint\(\);/room += 0;/'
 mutant 'the bytes of a tail are not given back' entry a_shortening_a_free_and_a_move $callers \
@@ -115,6 +115,10 @@ mutant 'header: load relaxed' entry a_shortening_and_a_walker $header \
     's/Header\(self\.0\.load\(Ordering::Acquire\)\)/Header(self.0.load(Ordering::Relaxed))/'
 
 # Waiting.
+mutant 'a walker does not look at the account again after its claim' account a_watched_arena_and_a_death loom_tests/account.rs \
+    's/if arena\.account\.balance\(\)\.live != left \{/if arena.account.balance().live > 9 * left {/'
+mutant 'an arena is watched only after the claim is given back' account a_watched_arena_and_a_death loom_tests/account.rs \
+    's/(                watched\.store\(true, Ordering::Relaxed\);\n)(                arena\.unclaim\(\);\n)(                if )/$2                let again = arena.account.balance().live;\n$1$3again != left \&\& /'
 mutant 'a sleeper does not validate under the lock' entry a_waiter_and_the_last_return $callers \
     's/if self\.world\.entry\.is_waited\(version\) \{/if true {/'
 mutant 'the last return wakes nobody' entry a_waiter_and_the_last_return $entry \
@@ -185,7 +189,7 @@ mutant 'seal: no acquire' account sealing_against_subtractions $account \
 mutant 'seal: no release' account a_claim_sees_what_was_sealed $account \
     's/fetch_add\(delta, Ordering::AcqRel\)/fetch_add(delta, Ordering::Acquire)/'
 mutant 'seal: in two steps' account sealing_against_subtractions $account \
-    's/Outcome::of\(self\.0\.fetch_add\(delta, Ordering::AcqRel\)\.wrapping_add\(delta\)\)/self.0.fetch_add(delta.wrapping_sub(SEALED), Ordering::AcqRel);\n        Outcome::of(self.0.fetch_or(SEALED, Ordering::AcqRel))/'
+    's/let word = self\.0\.fetch_add\(delta, Ordering::AcqRel\)\.wrapping_add\(delta\);/self.0.fetch_add(delta.wrapping_sub(SEALED), Ordering::AcqRel);\n        let word = self.0.fetch_or(SEALED, Ordering::AcqRel);/'
 mutant 'who empties is judged by a second look' account two_subtractions_and_a_claim $account \
     's/Outcome::of\(before - bytes as u64\)/Outcome::of(self.0.load(Ordering::Acquire))/'
 

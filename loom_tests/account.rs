@@ -270,3 +270,46 @@ fn a_sole_claimer_has_unlinked_memory_to_itself() {
         arena.assert_emptied(1);
     });
 }
+
+/// A walker leaves a held block behind and marks the arena as watched; whoever takes bytes off that it had counted tells the
+/// compactor, or the walker does.
+#[test]
+fn a_watched_arena_and_a_death() {
+    use primitive::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    let paths = ["the death told", "the walker told", "seen by the walk"];
+    check("a watched arena and a death", 5, &paths, |paths| {
+        let arena = Arena::new(paths);
+        arena.account.open_sealed(2 * BLOCK);
+        let (watched, told) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let walker: Body = {
+            let (watched, told) = (watched.clone(), told.clone());
+            Box::new(move |arena| {
+                assert!(arena.account.claim());
+                let left = arena.account.balance().live;
+                watched.store(true, Ordering::Relaxed);
+                arena.unclaim();
+                if arena.account.balance().live != left {
+                    arena.paths.reached("the walker told");
+                    told.fetch_add(1, Ordering::Relaxed);
+                } else if left == BLOCK {
+                    arena.paths.reached("seen by the walk");
+                    told.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        };
+        let death: Body = {
+            let (watched, told) = (watched.clone(), told.clone());
+            Box::new(move |arena| {
+                arena.subtract();
+                if watched.load(Ordering::Relaxed) && watched.swap(false, Ordering::Relaxed) {
+                    arena.paths.reached("the death told");
+                    told.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        };
+        race(&arena, [walker, death]);
+        assert!(told.load(Ordering::Relaxed) > 0, "something died after the walk, and nobody told");
+        assert!(arena.subtract(), "the held block is the last");
+        arena.assert_emptied(1);
+    });
+}
