@@ -36,7 +36,8 @@ impl Pool {
         let pages = pages(supply, block.payload).ok_or(AllocError::LayoutOverflow)?;
         let exact = Layout::from_size_align(pages, align).map_err(|_| AllocError::LayoutOverflow)?;
         let whole = pages.checked_next_multiple_of(self.arena_bytes());
-        let roomy = whole.and_then(|bytes| Layout::from_size_align(bytes, align).ok()).unwrap_or(exact);
+        let roomy = whole.and_then(|bytes| Layout::from_size_align(bytes, align).ok());
+        let roomy = roomy.filter(|_| !supply.keeps_pages()).unwrap_or(exact);
         // A source may have to write its zeros: not over much more than was asked for.
         let sourced = block.zeroed && roomy.size() - pages <= roomy.size() / 16;
         let (chunk, layout) = supply.acquire_roomy([roomy, exact], pages, self.survivor_reserve, sourced)?;

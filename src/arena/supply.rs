@@ -2,7 +2,7 @@
 
 use super::source::ArenaSource;
 use crate::error::AllocError;
-use crate::primitive::sync::atomic::{AtomicUsize, Ordering};
+use crate::primitive::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::alloc::Layout;
 use std::fmt;
 use std::ptr::NonNull;
@@ -12,12 +12,14 @@ pub(crate) struct Supply {
     source: Box<dyn ArenaSource>,
     held: AtomicUsize,
     limit: AtomicUsize,
+    /// The source was asked for pages of a chunk once, and could not take them.
+    keeps_pages: AtomicBool,
 }
 
 impl Supply {
     /// A supply that refuses to hold more than `limit` bytes.
     pub(crate) fn new(source: Box<dyn ArenaSource>, limit: usize) -> Self {
-        Self { source, held: AtomicUsize::new(0), limit: AtomicUsize::new(limit) }
+        Self { source, held: AtomicUsize::new(0), limit: AtomicUsize::new(limit), keeps_pages: AtomicBool::new(false) }
     }
 
     /// Bytes held from the source.
@@ -103,8 +105,15 @@ impl Supply {
         let discarded = unsafe { self.source.discard(start, bytes) };
         if discarded {
             self.held.fetch_sub(charged, Ordering::Relaxed);
+        } else {
+            self.keeps_pages.store(true, Ordering::Relaxed);
         }
         discarded
+    }
+
+    /// Whether the source is known to take no pages of a chunk back: then room to grow into is not free.
+    pub(crate) fn keeps_pages(&self) -> bool {
+        self.keeps_pages.load(Ordering::Relaxed)
     }
 
     /// Bytes of the pages that the source gives back.
