@@ -126,7 +126,7 @@ impl Shuffler {
         let value = make();
         // SAFETY: the room was made for a `T`, and is the building block's own.
         unsafe { building.payload().cast::<T>().write(value) };
-        Ok(Handle::from_raw(building.publish()))
+        Ok(Handle::from_raw(building.publish_late()))
     }
 
     /// A slice of `n` zeroed values.
@@ -591,6 +591,9 @@ impl Shuffler {
     /// Changes the most bytes to hold from the source. What is held already stays; allocations fail until less is.
     pub fn set_memory_limit(&self, bytes: usize) {
         self.core.supply.set_limit(bytes);
+        // What found no memory may find it now.
+        self.core.compactor.totals.no_memory.store(false, Ordering::Relaxed);
+        self.core.notify();
     }
 
     /// Changes how much one step of the background thread may do. A budget of no bytes or no time moves one block a step.

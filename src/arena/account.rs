@@ -123,6 +123,13 @@ impl Account {
         if word & SEALED != 0 { 0 } else { (BIAS - word) as usize }
     }
 
+    /// Whether the caller, who has a claim, is alone in that; who claims after this sees what the caller saw before.
+    pub(crate) fn is_sole_claim(&self) -> bool {
+        // A read-modify-write that changes nothing. Acquire: as in `balance`. Release: pairs with the acquire in `claim`; a
+        // helper that claims later finds the word of what is dead already changed, though nothing else tells it so.
+        Balance::of(self.0.fetch_add(0, Ordering::AcqRel)).claims == 1
+    }
+
     /// What stands in the account now.
     pub(crate) fn balance(&self) -> Balance {
         // Acquire: pairs with the release in `unclaim`; who sees no claim comes after what was done under them.

@@ -61,7 +61,7 @@ impl Core {
         let whole_pages =
             |run: Range<usize>| (start + run.start).next_multiple_of(page)..(start + run.end) / page * page;
         let runs = Self::dead_runs(arena, page);
-        if arena.account.balance().claims != 1 {
+        if !arena.account.is_sole_claim() {
             return;
         }
         let end = arena.base() + self.pool.arena_bytes() - start;

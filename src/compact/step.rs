@@ -271,7 +271,7 @@ impl Core {
 
 /// After so many steps in a row that led to nothing, a loop of steps ends: holds that come and go can make it look for ever as
 /// if there were something to do.
-pub(super) const FRUITLESS: u32 = 3;
+pub(super) const FRUITLESS: u32 = 64;
 
 impl Progress {
     /// Whether nothing came of the step.

@@ -215,7 +215,12 @@ fn work(core: &Core) -> bool {
         let progress = core.step(core.compactor.budget.get(), Duty::Full);
         gained |= !progress.is_fruitless();
         fruitless = if progress.is_fruitless() { fruitless + 1 } else { 0 };
-        if !progress.more || fruitless == FRUITLESS {
+        if !progress.more {
+            break;
+        }
+        if fruitless == FRUITLESS {
+            // There may be more to do behind what led to nothing: it is looked at again, a little later each time.
+            worker.signal.raise();
             break;
         }
         let excess = core.pool.empty_bytes().saturating_sub(core.config.retain_bytes);

@@ -76,6 +76,17 @@ impl Building<'_> {
         RawHandle::new(slot, core.table.known(slot).begin_life(address, extent))
     }
 
+    /// As [`publish`](Self::publish), after user code that may have run for long: a walk that met the block in the making is
+    /// told that it can be moved now.
+    pub(crate) fn publish_late(self) -> RawHandle {
+        let (core, arena) = (self.core, self.core.arena_of(self.address));
+        let handle = self.publish();
+        if arena.walk.watched.load(Ordering::Relaxed) && arena.walk.watched.swap(false, Ordering::Relaxed) {
+            core.notify();
+        }
+        handle
+    }
+
     /// Makes the block whole, to be linked by the caller, and returns its address.
     #[inline]
     pub(super) fn finish(self) -> usize {
