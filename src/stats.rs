@@ -68,9 +68,7 @@ pub struct Stats {
 
 impl Stats {
     pub(crate) fn of(core: &Core) -> Self {
-        let sum = |counter: fn(&Counts) -> &AtomicU64| {
-            core.shards.iter().map(|shard| counter(&shard.counts).load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
-        };
+        let sum = |counter: fn(&Counts) -> &AtomicU64| core.shards.sum(counter);
         // What ended is read before what began, so that a difference is never below zero for long.
         let (freed_bytes, freed_blocks) = (sum(|counts| &counts.freed_bytes), sum(|counts| &counts.freed_blocks));
         let live_blocks = sum(|counts| &counts.allocated_blocks).saturating_sub(freed_blocks);

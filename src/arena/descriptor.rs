@@ -93,6 +93,13 @@ pub(crate) struct LastWalk {
 }
 
 impl LastWalk {
+    /// Ends the watch, if there is one: of those who meet it one is told, and it tells the compactor.
+    #[inline]
+    pub(crate) fn unwatch(&self) -> bool {
+        // Looked at first, since that is all there is to do nearly always.
+        self.watched.load(Ordering::Relaxed) && self.watched.swap(false, Ordering::Relaxed)
+    }
+
     fn forget(&self) {
         for note in [&self.pinned, &self.live, &self.punched, &self.hollow] {
             note.store(0, Ordering::Relaxed);

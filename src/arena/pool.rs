@@ -74,6 +74,11 @@ impl Pool {
         self.arena_layout.size()
     }
 
+    /// Dead bytes that make it worth while to seal an arena before it is full.
+    pub(crate) fn worth_sealing(&self) -> usize {
+        self.arena_bytes() / 8
+    }
+
     /// Bytes of an extent, and what the extents of an arena with a column are aligned to.
     #[inline]
     pub(crate) fn extent_bytes(&self) -> usize {

@@ -401,6 +401,11 @@ impl Shards {
         })
     }
 
+    /// A counter's total over all shards.
+    pub(crate) fn sum(&self, counter: impl Fn(&Counts) -> &AtomicU64) -> u64 {
+        self.iter().map(|shard| counter(&shard.counts).load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
+    }
+
     /// How many shards there are.
     pub(crate) fn len(&self) -> usize {
         self.ids.load(Ordering::Relaxed) as usize

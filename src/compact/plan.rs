@@ -2,7 +2,7 @@
 
 use super::policy::{Candidate, choose, class_of_survivors, gain_of};
 use super::step::{Duty, Progress};
-use crate::arena::shard::{Filled, Role};
+use crate::arena::shard::Role;
 use crate::arena::{ArenaRef, Ground, Headers, Use};
 use crate::engine::Core;
 use crate::engine::lease::{MoverLease, with_shard};
@@ -19,7 +19,7 @@ pub(super) struct Victim {
     pub(super) arena: ArenaRef,
     /// The life of the descriptor that it was chosen in.
     pub(super) life: u32,
-    /// Where the walk goes on, in bytes from the arena's base; `None`: it has not begun.
+    /// Where the walk goes on, in bytes from the arena's first block; `None`: it has not begun.
     pub(super) offset: Option<usize>,
     /// The arena's count of punches when the walk was left.
     pub(super) punches: u32,
@@ -38,7 +38,7 @@ pub(super) struct Plan {
 enum LastWalk {
     /// Something has changed since, or there was none.
     Moot,
-    /// A block is held, or being made, that was then; nobody will tell when it is not.
+    /// A block is held, or being made, that was then; who changes that will tell.
     Held,
     /// Nothing in it can be gained until something dies, and then it shows.
     Stands,
@@ -117,12 +117,12 @@ impl Core {
         } else if let Some(victim) = self.plan().victims.pop_front() {
             return Some(victim);
         }
-        let dead_at_least = self.pool.arena_bytes() / 8;
+        let dead_at_least = self.pool.worth_sealing();
         if duty != Duty::Assistance {
             // It would take from an allocation the arena that this is paid for.
             self.seal_idle(dead_at_least);
         }
-        mover.private().take_filled(dead_at_least).into_iter().for_each(|filled| self.seal(Some(filled)));
+        self.seal(mover.private().take_filled(dead_at_least));
         let room = Ground::ALL.map(|ground| mover.private().survivors(ground, class_of_survivors(0)).room());
         let mut plan = match duty {
             Duty::Assistance => self.compactor.plan.try_lock().ok()?,
@@ -176,9 +176,7 @@ impl Core {
         let scratch = Bump::new();
         let mut seen = Seen::default();
         for (ground, candidates) in Ground::ALL.into_iter().zip(&mut self.candidates(Duty::Full, &scratch, &mut seen)) {
-            let capacity = self.capacity(ground.headers);
-            let worth = choose(candidates, capacity, 0, usize::MAX);
-            seen.gain += gain_of(&candidates[..worth], capacity, 0) * capacity;
+            self.worth_emptying(ground, candidates, 0, &mut seen);
         }
         seen
     }
@@ -195,16 +193,29 @@ impl Core {
         let mut candidates = self.candidates(duty, scratch, seen);
         let batch = self.batch(duty, seen);
         for ((ground, candidates), room) in Ground::ALL.into_iter().zip(&mut candidates).zip(room) {
-            let capacity = self.capacity(ground.headers);
             // All that could be gained tells the pace; a part of it is the next batch.
-            let worth = choose(candidates, capacity, room, usize::MAX);
-            seen.gain += gain_of(&candidates[..worth], capacity, room) * capacity;
-            let count = choose(&mut candidates[..worth], capacity, room, batch);
-            victims.extend(candidates[..count].iter().map(|candidate| {
+            let worth = self.worth_emptying(ground, candidates, room, seen);
+            let count = choose(worth, self.capacity(ground.headers), room, batch);
+            victims.extend(worth[..count].iter().map(|candidate| {
                 let (arena, life) = candidate.arena;
                 Victim { arena, life, offset: None, punches: 0, pinned: 0, witness: None }
             }));
         }
+    }
+
+    /// Those of the candidates that are worth emptying; counts what that gains.
+    fn worth_emptying<'c>(
+        &self,
+        ground: Ground,
+        candidates: &'c mut Candidates<'_>,
+        room: usize,
+        seen: &mut Seen,
+    ) -> &'c mut [Candidate<(ArenaRef, u32)>] {
+        let capacity = self.capacity(ground.headers);
+        let count = choose(candidates, capacity, room, usize::MAX);
+        let worth = &mut candidates[..count];
+        seen.gain += gain_of(worth, capacity, room) * capacity;
+        worth
     }
 
     /// How many arenas the next victims should gain. A choice costs a look at every arena, so it should gain a share of them.
@@ -249,10 +260,9 @@ impl Core {
     /// Seals the arenas of shards that nobody uses, and the caller's own, if they hold at least so many dead bytes or nothing
     /// at all.
     pub(crate) fn seal_idle(&self, dead_at_least: usize) {
-        let seal = |filled: Vec<Filled>| filled.into_iter().for_each(|filled| self.seal(Some(filled)));
         for role in [Role::Mutator, Role::Mover] {
-            self.shards.for_each_idle(role, |shard| seal(shard.take_filled(dead_at_least)));
+            self.shards.for_each_idle(role, |shard| self.seal(shard.take_filled(dead_at_least)));
         }
-        seal(with_shard(self, |shard, _, _| shard.take_filled(dead_at_least)));
+        self.seal(with_shard(self, |shard, _, _| shard.take_filled(dead_at_least)));
     }
 }

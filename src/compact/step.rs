@@ -237,9 +237,7 @@ impl Core {
             match self.empty(&mut mover, &mut victim, duty, meter, progress) {
                 Walk::Finished => {
                     progress.walked += 1;
-                    if self.compactor.totals.no_memory.load(Ordering::Relaxed) {
-                        self.compactor.totals.no_memory.store(false, Ordering::Relaxed);
-                    }
+                    self.compactor.totals.no_memory.store(false, Ordering::Relaxed);
                 }
                 Walk::Unfinished => self.plan().victims.push_front(victim),
                 // Others are at it with what room there is.

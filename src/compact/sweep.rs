@@ -87,7 +87,7 @@ impl fmt::Debug for Sweepers {
 
 impl Core {
     fn freed_blocks(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.counts.freed_blocks.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
+        self.shards.sum(|counts| &counts.freed_blocks)
     }
 
     /// Forgets grants of dead blocks until all directories are looked through, or until `until`; a piece of the work is done

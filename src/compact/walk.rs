@@ -276,12 +276,12 @@ impl Core {
         let last = matches!(duty, Duty::Relief(_));
         let arena = self.pool.take(&self.supply, ground, Purpose::Survivors { class, last }, mover.id())?;
         let filled = mover.private().survivors(ground, class).install(Some(arena), self.pool.arena_bytes(), 0);
-        self.seal(filled);
-        if let Some(filled) = filled {
+        if let Some(filled) = &filled {
             // As tight as it can be: nothing is gained by moving it again before something in it dies. (If something died
             // before it was sealed, the note does not fit and is moot.)
             filled.arena.walk.live.store(filled.live, Ordering::Relaxed);
         }
+        self.seal(filled);
         Ok(())
     }
 }

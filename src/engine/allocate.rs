@@ -6,7 +6,7 @@ use super::settle::End;
 use crate::arena::large::LargeBlock;
 use crate::arena::pool::Purpose;
 use crate::arena::shard::{Counts, Filled, Private, add};
-use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Headers, Outcome, Shard, State};
+use crate::arena::{AtomicHeader, Ground, HEADER_BYTES, Header, Headers, Outcome, State};
 use crate::builder::{Budget, Trigger};
 use crate::compact::{Duty, policy};
 use crate::error::AllocError;
@@ -81,7 +81,7 @@ impl Building<'_> {
     pub(crate) fn publish_late(self) -> RawHandle {
         let (core, arena) = (self.core, self.core.arena_of(self.address));
         let handle = self.publish();
-        if arena.walk.watched.load(Ordering::Relaxed) && arena.walk.watched.swap(false, Ordering::Relaxed) {
+        if arena.walk.unwatch() {
             core.notify();
         }
         handle
@@ -208,19 +208,14 @@ impl Core {
         }
         // What it frees may not make a whole arena yet: it is asked again as long as it frees anything.
         const CALLS: u32 = 16;
-        let freed = self.freed_bytes();
+        let freed_bytes = || self.shards.sum(|counts| &counts.freed_bytes);
+        let freed = freed_bytes();
         refusals.calls += 1;
-        if refusals.calls > CALLS || !self.tell_pressure(requested) || self.freed_bytes() == freed {
+        if refusals.calls > CALLS || !self.tell_pressure(requested) || freed_bytes() == freed {
             return false;
         }
         self.relieve(requested);
         true
-    }
-
-    /// Payload bytes of blocks that have ended so far.
-    fn freed_bytes(&self) -> u64 {
-        let freed = |shard: &Shard| shard.counts.freed_bytes.load(Ordering::Relaxed);
-        self.shards.iter().map(freed).fold(0, u64::wrapping_add)
     }
 
     /// Asks the program to free something; `false`: there is nobody to ask, or this thread is asking already.
@@ -357,15 +352,16 @@ impl Core {
         Ok(0)
     }
 
-    /// Seals an arena that its shard has let go of.
-    pub(crate) fn seal(&self, filled: Option<Filled>) {
-        let Some(filled) = filled else { return };
-        let arena = filled.arena;
-        let (outcome, balance) = arena.seal(&filled, self.now());
-        self.compactor.survey.add_used(filled.used);
-        self.ring(filled.used - balance.live);
-        if outcome == Outcome::Emptied {
-            self.retire(arena);
+    /// Seals arenas that their shard has let go of.
+    pub(crate) fn seal(&self, filled: impl IntoIterator<Item = Filled>) {
+        for filled in filled {
+            let arena = filled.arena;
+            let (outcome, balance) = arena.seal(&filled, self.now());
+            self.compactor.survey.add_used(filled.used);
+            self.ring(filled.used - balance.live);
+            if outcome == Outcome::Emptied {
+                self.retire(arena);
+            }
         }
     }
 

@@ -50,7 +50,7 @@ unsafe fn end_lease(core: &Core, shard: ShardRef) {
     if let Some(registration) = &private.epoch {
         core.seats.assign(registration.seat(), None);
     }
-    let sparse = |bump: &Bump| bump.state().is_some_and(|(_, _, dead)| dead >= core.pool.arena_bytes() / 8);
+    let sparse = |bump: &Bump| bump.state().is_some_and(|(_, _, dead)| dead >= core.pool.worth_sealing());
     let is_worth_sealing = private.bumps.iter().any(sparse);
     core.shards.hand_back(shard, Role::Mutator);
     if is_worth_sealing {

@@ -7,7 +7,6 @@ use crate::arena::shard::add;
 use crate::arena::{ArenaRef, AtomicHeader, Ground, HEADER_BYTES, Header, Headers, Outcome, State, Use};
 use crate::handle::RawHandle;
 use crate::panics::{Panic, keep_first};
-use crate::primitive::sync::atomic::Ordering;
 use crate::types::registry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::{ptr, thread};
@@ -98,7 +97,7 @@ impl Core {
         }
         if outcome == Outcome::Emptied {
             self.retire(arena);
-        } else if arena.walk.watched.load(Ordering::Relaxed) && arena.walk.watched.swap(false, Ordering::Relaxed) {
+        } else if arena.walk.unwatch() {
             self.notify();
         }
     }
