@@ -20,6 +20,23 @@ pub enum Trigger {
     Manual,
 }
 
+/// Where blocks are put when they are moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Placement {
+    /// Close together, and moved only if that gains memory. The default.
+    #[default]
+    Packed,
+    /// A moving target: in a random order, each block to a random one of several arenas; and everything is moved now and then, not
+    /// only what gains memory. So where a block lies tells nothing of where others lie, and nothing for long.
+    ///
+    /// `shuffle` moves every block once, but those that are held, that are larger than 64 KiB, or that lie in the arena that
+    /// another thread is filling. The background thread, and rents and returns with [`Trigger::Inline`], do the same as often as
+    /// once a second, as long as there are blocks, within the background thread's budget and its share of a core: 5 % unless there
+    /// is much to gain. New blocks lie side by side until they are moved for the first time.
+    Random,
+}
+
 /// How much one step may do; whichever bound is met first ends it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budget {
@@ -45,6 +62,8 @@ pub(crate) struct Config {
     pub(crate) trigger: Trigger,
     pub(crate) inline: bool,
     pub(crate) budget: Budget,
+    pub(crate) placement: Placement,
+    pub(crate) seed: Option<u64>,
     /// The live share below which a sealed arena is a candidate.
     pub(crate) target_utilization: f64,
     pub(crate) retain_bytes: usize,
@@ -79,6 +98,8 @@ pub struct Builder {
     reader_limit: usize,
     trigger: Trigger,
     budget: Budget,
+    placement: Placement,
+    seed: Option<u64>,
     target_utilization: f64,
     retain_bytes: usize,
     on_pressure: Option<OnPressure>,
@@ -96,6 +117,8 @@ impl Default for Builder {
             reader_limit: usize::MAX,
             trigger: Trigger::default(),
             budget: Budget::default(),
+            placement: Placement::default(),
+            seed: None,
             target_utilization: 0.95,
             retain_bytes: 4 << 20,
             on_pressure: None,
@@ -138,6 +161,21 @@ impl Builder {
     /// How much one step of the background thread may do. Default: 1 MiB and 1 ms.
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = budget;
+        self
+    }
+
+    /// Where blocks are put when they are moved. Default: [`Placement::Packed`].
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
+    /// What random placement draws from, so that a test can have the same placement again: with the same seed, the same calls
+    /// on one thread and [`Trigger::Manual`], blocks lie in the same order (in arenas whose addresses are the source's). Who
+    /// knows the seed knows the order; so by default it comes from the operating system. Opaque handles never depend on it, and
+    /// packed placement draws nothing.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
         self
     }
 
@@ -232,6 +270,8 @@ impl Builder {
             trigger: self.trigger,
             inline: self.trigger == Trigger::Inline,
             budget: self.budget,
+            placement: self.placement,
+            seed: self.seed,
             target_utilization: self.target_utilization,
             retain_bytes: self.retain_bytes,
             on_pressure: self.on_pressure.clone(),
@@ -247,6 +287,7 @@ impl fmt::Debug for Builder {
             .field("reader_limit", &self.reader_limit)
             .field("trigger", &self.trigger)
             .field("budget", &self.budget)
+            .field("placement", &self.placement)
             .field("target_utilization", &self.target_utilization)
             .field("retain_bytes", &self.retain_bytes)
             .field("source", &self.source.as_ref().map_or("default", |_| "custom"))

@@ -45,7 +45,7 @@ pub mod docs {
 #[cfg(unix)]
 pub use arena::source::OsSource;
 pub use arena::source::{ArenaSource, BumpSource, DefaultSource, RegionSource};
-pub use builder::{Budget, Builder, Trigger};
+pub use builder::{Budget, Builder, Placement, Trigger};
 pub use bytemuck::Zeroable;
 #[cfg(feature = "simulation")]
 pub use compact::policy;

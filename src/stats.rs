@@ -70,8 +70,8 @@ impl Stats {
     pub(crate) fn of(core: &Core) -> Self {
         let sum = |counter: fn(&Counts) -> &AtomicU64| core.shards.sum(counter);
         // What ended is read before what began, so that a difference is never below zero for long.
-        let (freed_bytes, freed_blocks) = (sum(|counts| &counts.freed_bytes), sum(|counts| &counts.freed_blocks));
-        let live_blocks = sum(|counts| &counts.allocated_blocks).saturating_sub(freed_blocks);
+        let freed_bytes = sum(|counts| &counts.freed_bytes);
+        let live_blocks = core.shards.live_blocks();
         let totals = &core.compactor.totals;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let arenas = ArenaInfo::all(core);

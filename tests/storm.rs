@@ -4,7 +4,7 @@
 #[path = "../benches/storm/mod.rs"]
 mod storm;
 
-use memory_shuffler::{Budget, BumpSource, Shuffler, Trigger};
+use memory_shuffler::{Budget, BumpSource, Placement, Shuffler, Trigger};
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -63,6 +63,12 @@ fn bump_source() {
 fn inline_trigger() {
     let build = || Shuffler::builder().trigger(Trigger::Inline).retain_bytes(0).build().unwrap();
     check("inline trigger", 1.5, false, build);
+}
+
+#[test]
+fn random_placement() {
+    let build = || Shuffler::builder().arena_bytes(64 << 10).placement(Placement::Random).build().unwrap();
+    check("random placement", 1.5, false, build);
 }
 
 #[test]

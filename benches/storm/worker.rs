@@ -603,7 +603,11 @@ impl<'s> Worker<'s> {
                     self.shared.ledger.fail(format_args!("{} arenas, {stats:?}", arenas.len()));
                 }
             }
-            36..48 => self.visit(),
+            36..46 => self.visit(),
+            46..48 if self.shared.shuffles => {
+                let blocks: Vec<_> = (0..1000).filter_map(|_| self.random_item()).map(|item| item.raw()).collect();
+                shuffler.shuffle_along(blocks);
+            }
             _ => {
                 let Some(item) = self.random_item() else { return };
                 self.touch(&item);

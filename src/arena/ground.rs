@@ -60,6 +60,13 @@ impl Headers {
         }
     }
 
+    /// Where the payload lies of a block that is put behind another, which ends at `top`.
+    #[inline]
+    pub(crate) const fn payload_behind(self, top: usize, align: usize) -> usize {
+        let mask = if align > HEADER_BYTES { align - 1 } else { HEADER_BYTES - 1 };
+        (top + self.lead() + mask) & !mask
+    }
+
     /// Bytes of the block or filler that a header tells of: the way to the next one.
     #[inline]
     pub(crate) const fn footprint(self, header: Header) -> usize {

@@ -4,10 +4,9 @@
 
 use super::descriptor::ArenaRef;
 use super::ground::{Ground, Headers};
-use super::header::{AtomicHeader, HEADER_BYTES, Header, State};
+use super::header::{AtomicHeader, Header, State};
 use super::pool::Extent;
-use crate::compact::policy::CLASSES;
-use crate::primitive::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::primitive::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::seats::{Registration, Seats};
 use crate::table::SlotCache;
 use crate::types::TagCache;
@@ -53,8 +52,7 @@ impl Bump {
     /// Where a payload would lie, and end.
     #[inline]
     fn next(&self, headers: Headers, payload: usize, align: usize) -> (usize, usize) {
-        let mask = align.max(HEADER_BYTES) - 1;
-        let address = (self.top + headers.lead() + mask) & !mask;
+        let address = headers.payload_behind(self.top, align);
         (address, address - headers.lead() + headers.room(payload))
     }
 
@@ -195,8 +193,8 @@ pub(crate) struct BumpMark {
 pub(crate) struct Private {
     /// For new blocks, by the index of their ground.
     pub(crate) bumps: [Bump; Ground::COUNT],
-    /// For survivors, by the classes from 1 up.
-    survivors: [[Bump; CLASSES as usize - 1]; Ground::COUNT],
+    /// For survivors, by the index of their ground: those that a mover fills side by side.
+    survivors: [Vec<Bump>; Ground::COUNT],
     pub(crate) extents: [Option<Extent>; Ground::COUNT],
     pub(crate) slots: SlotCache,
     pub(crate) tags: TagCache,
@@ -215,22 +213,25 @@ impl Private {
         &mut self.bumps[ground.index()]
     }
 
-    /// Where survivors of a class above 0 go.
-    pub(crate) fn survivors(&mut self, ground: Ground, class: u8) -> &mut Bump {
-        &mut self.survivors[ground.index()][class as usize - 1]
+    /// One of the arenas that survivors go to. As many are kept as were ever asked for.
+    pub(crate) fn survivors(&mut self, ground: Ground, target: usize) -> &mut Bump {
+        let bumps = &mut self.survivors[ground.index()];
+        if bumps.len() <= target {
+            bumps.resize_with(target + 1, Bump::default);
+        }
+        &mut bumps[target]
     }
 
-    /// Room for a survivor in an arena of any class: the class, where the bump began, and the address.
+    /// Room for a survivor in any of those arenas: which one, where the bump began, and the address.
     pub(crate) fn bump_anywhere(
         &mut self,
         ground: Ground,
         payload: usize,
         align: usize,
-    ) -> Option<(u8, BumpMark, usize)> {
-        (1..CLASSES).find_map(|class| {
-            let target = self.survivors(ground, class);
-            let mark = target.mark();
-            Some((class, mark, target.bump(ground.headers, payload, align)?))
+    ) -> Option<(usize, BumpMark, usize)> {
+        self.survivors[ground.index()].iter_mut().enumerate().find_map(|(target, bump)| {
+            let mark = bump.mark();
+            Some((target, mark, bump.bump(ground.headers, payload, align)?))
         })
     }
 
@@ -303,6 +304,8 @@ pub(crate) struct Shards {
     ids: AtomicU32,
     /// By role: for threads that allocate, and for steps that move.
     idle: [Mutex<VecDeque<ShardRef>>; 2],
+    /// By role: leases that have not ended.
+    leased: [AtomicUsize; 2],
 }
 
 /// For what a shard is leased: survivors of a shuffle do not mix with new blocks.
@@ -324,12 +327,14 @@ impl Shards {
         Self {
             head: AtomicPtr::new(ptr::null_mut()),
             ids: AtomicU32::new(0),
-            idle: [Mutex::default(), Mutex::default()],
+            idle: Default::default(),
+            leased: Default::default(),
         }
     }
 
     /// A shard that the caller alone may use until it hands it back. Of movers', the one that has most room for survivors.
     pub(crate) fn lease(&self, role: Role) -> ShardRef {
+        self.leased[role as usize].fetch_add(1, Ordering::Relaxed);
         let mut idle = self.idle[role as usize].lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: nobody leases an idle shard while this lock is held.
         let room = |shard: &ShardRef| unsafe { &*(*shard.0).private.get() }.room_for_survivors();
@@ -344,7 +349,17 @@ impl Shards {
 
     /// Ends a lease.
     pub(crate) fn hand_back(&self, shard: ShardRef, role: Role) {
+        self.put_back(shard, role);
+        self.leased[role as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn put_back(&self, shard: ShardRef, role: Role) {
         self.idle[role as usize].lock().unwrap_or_else(PoisonError::into_inner).push_back(shard);
+    }
+
+    /// How many shards are leased. One whose lease has ended is idle before it is not counted any more.
+    pub(crate) fn leased(&self, role: Role) -> usize {
+        self.leased[role as usize].load(Ordering::Relaxed)
     }
 
     /// Calls `work` with every shard that nobody uses, one at a time, so that threads which start meanwhile find the others.
@@ -353,9 +368,9 @@ impl Shards {
         let count = idle().len();
         for _ in 0..count {
             let Some(shard) = idle().pop_front() else { return };
-            // SAFETY: leased just now, and handed back below.
+            // SAFETY: this call alone has the shard, until it puts it back below.
             work(unsafe { &mut *(*shard.0).private.get() });
-            self.hand_back(shard, role);
+            self.put_back(shard, role);
         }
     }
 
@@ -404,6 +419,13 @@ impl Shards {
     /// A counter's total over all shards.
     pub(crate) fn sum(&self, counter: impl Fn(&Counts) -> &AtomicU64) -> u64 {
         self.iter().map(|shard| counter(&shard.counts).load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
+    }
+
+    /// Live blocks, roughly: the counters are not read in one instant.
+    pub(crate) fn live_blocks(&self) -> u64 {
+        // What ended is read before what began, so that the difference is never below zero for long.
+        let freed = self.sum(|counts| &counts.freed_blocks);
+        self.sum(|counts| &counts.allocated_blocks).saturating_sub(freed)
     }
 
     /// How many shards there are.

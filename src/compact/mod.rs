@@ -1,6 +1,8 @@
 //! The compactor: what moves, when, and how much at a time.
 
+mod along;
 pub(crate) mod explain;
+mod placement;
 mod plan;
 pub mod policy;
 mod punch;
@@ -10,7 +12,7 @@ pub(crate) mod sweep;
 mod walk;
 pub(crate) mod worker;
 
-use crate::builder::Budget;
+use crate::builder::{Budget, Config};
 use crate::primitive::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub use explain::{Explanation, OldestRent, Reason};
 use std::sync::Mutex;
@@ -29,6 +31,9 @@ pub(crate) struct Compactor {
     pub(crate) totals: Totals,
     pub(crate) budget: SharedBudget,
     pub(crate) survey: Survey,
+    next_pass: placement::NextPass,
+    /// Calls that put blocks in order now.
+    lining_up: AtomicUsize,
 }
 
 /// The budget of a background step, which may be changed while it runs.
@@ -122,14 +127,16 @@ pub(crate) struct Totals {
 }
 
 impl Compactor {
-    pub(crate) fn new(budget: Budget) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         Self {
-            plan: Mutex::new(plan::Plan::default()),
+            plan: Mutex::new(plan::Plan::new(config.placement, config.seed)),
             paused: AtomicUsize::new(0),
             worker: worker::Worker::new(),
             totals: Totals::default(),
-            budget: SharedBudget::new(budget),
+            budget: SharedBudget::new(config.budget),
             survey: Survey::default(),
+            next_pass: placement::NextPass::default(),
+            lining_up: AtomicUsize::new(0),
         }
     }
 

@@ -1,9 +1,11 @@
 //! Which arenas are worth emptying now: what is known of them goes to the policy, its choice is handed out one by one.
 
+use super::placement::{Dice, Scatter};
 use super::policy::{Candidate, choose, class_of_survivors, gain_of};
 use super::step::{Duty, Progress};
 use crate::arena::shard::Role;
 use crate::arena::{ArenaRef, Ground, Headers, Use};
+use crate::builder::Placement;
 use crate::engine::Core;
 use crate::engine::lease::{MoverLease, with_shard};
 use crate::handle::RawHandle;
@@ -14,24 +16,64 @@ use std::num::NonZeroU64;
 use std::sync::{MutexGuard, PoisonError};
 
 /// An arena to empty, and how far it is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Victim {
     pub(super) arena: ArenaRef,
     /// The life of the descriptor that it was chosen in.
     pub(super) life: u32,
-    /// Where the walk goes on, in bytes from the arena's first block; `None`: it has not begun.
-    pub(super) offset: Option<usize>,
+    /// Where the walk goes on, in bytes from the arena's first block, or in headers if they are come to at random; `None`: it
+    /// has not begun.
+    pub(super) resume: Option<usize>,
+    /// `None`: its blocks are taken as they lie.
+    pub(super) scatter: Option<Scatter>,
+    /// Emptying it is part of a gain; otherwise of a pass.
+    pub(super) gains: bool,
     /// The arena's count of punches when the walk was left.
     pub(super) punches: u32,
     pub(super) pinned: usize,
     pub(super) witness: Option<RawHandle>,
 }
 
-/// The victims of this cycle that no step has taken.
-#[derive(Debug, Default)]
+impl Victim {
+    pub(super) fn new(arena: ArenaRef, life: u32, gains: bool) -> Self {
+        Self { arena, life, gains, resume: None, scatter: None, punches: 0, pinned: 0, witness: None }
+    }
+}
+
+/// The victims that no step has taken.
+#[derive(Debug)]
 pub(super) struct Plan {
+    /// Of this cycle: emptying them gains arenas.
     pub(super) victims: VecDeque<Victim>,
+    /// Of this pass of random placement.
+    pub(super) pass: VecDeque<Victim>,
+    pub(super) dice: Dice,
     scratch: Bump,
+}
+
+impl Plan {
+    pub(super) fn new(placement: Placement, seed: Option<u64>) -> Self {
+        let dice = Dice::new(placement, seed);
+        Self { victims: VecDeque::new(), pass: VecDeque::new(), dice, scratch: Bump::new() }
+    }
+
+    /// The next victim. One that gains nothing is only for those who may do everything.
+    fn next(&mut self, duty: Duty) -> Option<Victim> {
+        let gains = self.victims.pop_front();
+        if duty == Duty::Full { gains.or_else(|| self.pass.pop_front()) } else { gains }
+    }
+
+    /// Takes a victim back that is not done with.
+    pub(super) fn put_back(&mut self, victim: Victim) {
+        let victims = if victim.gains { &mut self.victims } else { &mut self.pass };
+        victims.push_front(victim);
+    }
+
+    /// Gives up what was planned.
+    pub(super) fn clear(&mut self) {
+        self.victims.clear();
+        self.pass.clear();
+    }
 }
 
 /// What the notes of an arena's last walk tell.
@@ -107,14 +149,14 @@ impl Core {
         const FEW: usize = 1024;
         if duty == Duty::Assistance {
             // Whoever is choosing now may have been stopped, and an allocation waits for nobody.
-            let victim = self.compactor.plan.try_lock().ok()?.victims.pop_front();
+            let victim = self.compactor.plan.try_lock().ok()?.next(duty);
             if victim.is_some() || self.pool.list.len() > FEW {
                 return victim.or_else(|| {
                     self.notify();
                     None
                 });
             }
-        } else if let Some(victim) = self.plan().victims.pop_front() {
+        } else if let Some(victim) = self.plan().next(duty) {
             return Some(victim);
         }
         let dead_at_least = self.pool.worth_sealing();
@@ -123,23 +165,24 @@ impl Core {
             self.seal_idle(dead_at_least);
         }
         self.seal(mover.private().take_filled(dead_at_least));
-        let room = Ground::ALL.map(|ground| mover.private().survivors(ground, class_of_survivors(0)).room());
+        let room = self.room_for_survivors(mover);
         let mut plan = match duty {
             Duty::Assistance => self.compactor.plan.try_lock().ok()?,
             Duty::Full | Duty::Relief(_) => self.plan(),
         };
         if plan.victims.is_empty() {
-            let Plan { victims, scratch } = &mut *plan;
+            let Plan { victims, scratch, dice, .. } = &mut *plan;
             scratch.reset();
             let mut seen = Seen::default();
             self.choose_victims(duty, room, scratch, victims, &mut seen);
+            dice.cast(victims.make_contiguous(), [seen.arenas, self.arenas_to_be_had()]);
             progress.waiting |= seen.pinned > 0;
             self.compactor.survey.note_gain(seen.gain);
             if !victims.is_empty() {
                 self.compactor.totals.cycles.fetch_add(1, Ordering::Relaxed);
             }
         }
-        plan.victims.pop_front()
+        plan.next(duty)
     }
 
     /// The arenas that are sparse, by the index of their ground.
@@ -196,10 +239,8 @@ impl Core {
             // All that could be gained tells the pace; a part of it is the next batch.
             let worth = self.worth_emptying(ground, candidates, room, seen);
             let count = choose(worth, self.capacity(ground.headers), room, batch);
-            victims.extend(worth[..count].iter().map(|candidate| {
-                let (arena, life) = candidate.arena;
-                Victim { arena, life, offset: None, punches: 0, pinned: 0, witness: None }
-            }));
+            let victim = |&Candidate { arena: (arena, life), .. }: &Candidate<_>| Victim::new(arena, life, true);
+            victims.extend(worth[..count].iter().map(victim));
         }
     }
 
@@ -231,9 +272,8 @@ impl Core {
     pub(super) fn class_of_survivors(&self, arena: ArenaRef) -> u8 {
         const SMALL: usize = 64;
         const LITTLE: usize = 16;
-        let arenas = |bytes: usize| bytes / self.pool.arena_bytes();
-        let is_small = arenas(self.compactor.survey.used()) < SMALL;
-        class_of_survivors(if is_small || arenas(self.supply.room()) < LITTLE { 0 } else { arena.class() })
+        let is_small = self.compactor.survey.used() / self.pool.arena_bytes() < SMALL;
+        class_of_survivors(if is_small || self.arenas_to_be_had() < LITTLE { 0 } else { arena.class() })
     }
 
     /// Whether the last walk left all that is still there, so that another would do no more.

@@ -26,10 +26,6 @@ impl<'a> Walker<'a> {
     pub(super) fn new(claim: &'a Claim<'a>) -> Option<Self> {
         claim.arena.begin_walk().then(|| Self { claim })
     }
-
-    pub(super) fn arena(&self) -> ArenaRef {
-        self.claim.arena
-    }
 }
 
 impl Drop for Walker<'_> {

@@ -137,7 +137,7 @@ impl Core {
                 }
             }
         }
-        if !self.is_paused() {
+        if !self.rests(duty) {
             self.move_blocks(duty, &mut meter, &mut progress);
         }
         if duty == Duty::Full {
@@ -154,8 +154,14 @@ impl Core {
         progress
     }
 
-    /// Steps until nothing can be gained.
+    /// Moves everything once if placement is random, and then what gains memory, until nothing can be gained.
     pub(crate) fn shuffle(&self) -> ShuffleReport {
+        self.begin_pass();
+        self.gain_all()
+    }
+
+    /// Steps until nothing can be gained.
+    fn gain_all(&self) -> ShuffleReport {
         // In steps, so that what waits for readers is looked after in between.
         const LARGE: Budget = Budget { bytes: 16 << 20, time: Duration::from_millis(10) };
         let mut fruitless = 0;
@@ -179,7 +185,7 @@ impl Core {
         self.shuffle();
         self.seal_idle(1);
         // Again, for what the sealing let go of and readers might have seen.
-        self.shuffle();
+        self.gain_all();
         self.decay();
     }
 
@@ -220,12 +226,19 @@ impl Core {
     #[cold]
     pub(crate) fn inline_step(&self) {
         const SMALL: Budget = Budget { bytes: 4096, time: Duration::from_micros(20) };
+        self.begin_pass_in_time();
         self.step(SMALL, Duty::Full);
     }
 
     pub(crate) fn is_paused(&self) -> bool {
         // Acquire: pairs with the release in `Paused`.
         self.compactor.paused.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether a step moves nothing now: it is paused, or somebody puts blocks in order. That takes little time, but at the
+    /// memory limit nobody should wait for it.
+    pub(super) fn rests(&self, duty: Duty) -> bool {
+        self.is_paused() || (!matches!(duty, Duty::Relief(_)) && self.compactor.is_lining_up())
     }
 
     fn move_blocks(&self, duty: Duty, meter: &mut Meter, progress: &mut Progress) {
@@ -239,17 +252,17 @@ impl Core {
                     progress.walked += 1;
                     self.compactor.totals.no_memory.store(false, Ordering::Relaxed);
                 }
-                Walk::Unfinished => self.plan().victims.push_front(victim),
+                Walk::Unfinished => self.plan().put_back(victim),
                 // Others are at it with what room there is.
                 Walk::OutOfMemory if matches!(duty, Duty::Relief(_)) => {
-                    self.plan().victims.push_front(victim);
+                    self.plan().put_back(victim);
                     return;
                 }
                 Walk::OutOfMemory => {
                     // The cycle ends; nothing is lost, since a move that finds no room has not begun.
                     self.compactor.totals.abandoned.fetch_add(1, Ordering::Relaxed);
                     self.compactor.totals.no_memory.store(true, Ordering::Relaxed);
-                    self.plan().victims.clear();
+                    self.plan().clear();
                     return;
                 }
             }
@@ -259,7 +272,7 @@ impl Core {
                 break;
             }
             // A walk that moved nothing must not outrun the budget either.
-            if meter.is_late() || self.is_paused() {
+            if meter.is_late() || self.rests(duty) {
                 break;
             }
         }
@@ -275,6 +288,11 @@ impl Progress {
     /// Whether nothing came of the step.
     pub(super) fn is_fruitless(&self) -> bool {
         self.moves + self.returned_arenas + self.carried_out + self.swept == 0
+    }
+
+    pub(super) fn count_move(&mut self, bytes: usize) {
+        self.moves += 1;
+        self.moved_bytes += bytes;
     }
 
     fn add(&mut self, step: Self) {

@@ -1,5 +1,6 @@
 //! The walk over a victim: moves what can be moved, and notes why the rest cannot.
 
+use super::placement::Scatter;
 use super::plan::Victim;
 use super::punch::Walker;
 use super::step::{Duty, Meter, Progress};
@@ -14,7 +15,10 @@ use crate::handle::RawHandle;
 use crate::primitive::sync::atomic::Ordering;
 use crate::table::{Begun, Entry, Waiting, Word};
 use crate::types::registry;
+use std::iter;
 use std::num::NonZeroU64;
+use std::ops::Range;
+use std::ptr;
 
 /// Headers that are walked between two looks at the clock.
 const HEADERS_A_LOOK: usize = 256;
@@ -26,30 +30,170 @@ pub(super) enum Walk {
     OutOfMemory,
 }
 
-/// How far a walk has looked ahead: bytes from the arena's first block, and headers.
-struct Ahead {
-    offset: usize,
-    headers: usize,
-}
+/// Headers that a walk looks ahead.
+const DISTANCE: usize = 8;
 
-/// Asks the processor to have an entry at hand soon.
+/// Asks the processor to have what lies at an address at hand soon.
 #[inline]
-fn prefetch(entry: &Entry) {
+pub(super) fn prefetch(address: usize) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, which reads nothing that the program could see.
+    // SAFETY: a hint, which reads nothing that the program could see, wherever it points.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(entry).cast());
+        _mm_prefetch::<_MM_HINT_T0>(ptr::without_provenance(address));
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = entry;
+    let _ = address;
+}
+
+/// Asks for the entry of a slot.
+pub(super) fn prefetch_entry(entry: &Entry) {
+    prefetch(ptr::from_ref(entry).addr());
 }
 
 /// What became of one block.
-enum Relocated {
+pub(super) enum Relocated {
     Moved(usize),
     Held,
     Gone,
+}
+
+/// Where what is moved is put.
+pub(super) struct Target<'r> {
+    /// Which of the arenas that the mover fills.
+    pub(super) index: usize,
+    /// Where the next one comes from when that is full.
+    pub(super) next: Next<'r>,
+}
+
+/// Where arenas for what is moved come from.
+pub(super) enum Next<'r> {
+    /// The pool, to become one of this class. `last`: even the last one below the memory limit.
+    Pool { class: u8, last: bool },
+    /// Those that were taken for the purpose, in this order.
+    Run(&'r mut dyn Iterator<Item = ArenaRef>),
+}
+
+/// A walk under way.
+struct Visit<'v, 'c> {
+    core: &'v Core,
+    mover: &'v mut MoverLease<'c>,
+    claim: &'v Claim<'v>,
+    victim: &'v mut Victim,
+    meter: &'v mut Meter,
+    progress: &'v mut Progress,
+    class: u8,
+    duty: Duty,
+    /// Headers so far.
+    headers: usize,
+}
+
+impl Visit<'_, '_> {
+    fn arena(&self) -> ArenaRef {
+        self.claim.arena
+    }
+
+    /// The header that lies so many bytes from the first block.
+    fn header(&self, offset: usize) -> Header {
+        let arena = self.arena();
+        // SAFETY: the arena is sealed and claimed, and walked by nobody else, so there is one block or filler after the other,
+        // from where the walk began: wherever a block ends now or ended before, a header follows.
+        unsafe { arena.header_of(arena.payload_from(arena.start() + offset)) }.load()
+    }
+
+    /// Asks for the entry of a block that is come to soon, so that the walk does not wait for one after the other.
+    fn prefetch(&self, header: Header) {
+        if header.state() == State::Live {
+            prefetch_entry(self.core.table.known(header.slot()));
+        }
+    }
+
+    /// Whether the walk has to be left here.
+    fn is_over(&self) -> bool {
+        let is_spent = self.meter.spent && (self.progress.moves > 0 || self.headers >= HEADERS_A_LOOK);
+        is_spent || self.core.rests(self.duty)
+    }
+
+    /// Moves a block if it can be moved, and notes why not if it is held.
+    fn block(&mut self, offset: usize, header: Header, target: usize) -> Result<(), AllocError> {
+        let core = self.core;
+        if header.state() == State::Building && !header.is_filler() {
+            let version = core.table.known(header.slot()).version();
+            self.victim.witness.get_or_insert(RawHandle::new(header.slot(), version));
+        }
+        if header.state() == State::Live {
+            let address = self.arena().payload_from(self.arena().start() + offset);
+            let next = Next::Pool { class: self.class, last: matches!(self.duty, Duty::Relief(_)) };
+            let mut target = Target { index: target, next };
+            match core.relocate(self.mover, self.claim, &mut target, address, header)? {
+                Relocated::Moved(bytes) => {
+                    self.progress.count_move(bytes);
+                    self.meter.charge(bytes);
+                }
+                Relocated::Held => {
+                    self.progress.skipped_pinned += 1;
+                    self.victim.pinned += header.payload();
+                    let version = core.table.known(header.slot()).version();
+                    let version = version.wrapping_sub((version % 2) ^ 1);
+                    self.victim.witness.get_or_insert(RawHandle::new(header.slot(), version));
+                }
+                Relocated::Gone => {}
+            }
+        }
+        self.headers += 1;
+        if self.headers.is_multiple_of(HEADERS_A_LOOK) {
+            self.meter.is_late();
+        }
+        Ok(())
+    }
+
+    /// Takes the blocks as they lie. `None`: the walk is finished.
+    fn in_order(&mut self, range: Range<usize>) -> Option<Walk> {
+        let mut offset = self.victim.resume.unwrap_or(range.start);
+        let (mut ahead, mut headers_ahead) = (offset, 0);
+        let target = usize::from(self.class) - 1;
+        while offset < range.end {
+            if self.is_over() {
+                self.victim.resume = Some(offset);
+                return Some(Walk::Unfinished);
+            }
+            while ahead < range.end && headers_ahead < self.headers + DISTANCE {
+                let header = self.header(ahead);
+                self.prefetch(header);
+                ahead += self.arena().footprint(header);
+                headers_ahead += 1;
+            }
+            let header = self.header(offset);
+            if self.block(offset, header, target).is_err() {
+                return Some(Walk::OutOfMemory);
+            }
+            offset += self.arena().footprint(header);
+        }
+        None
+    }
+
+    /// Takes the blocks in a random order, each to a random target. `None`: the walk is finished.
+    fn at_random(&mut self, range: Range<usize>, scatter: &mut Scatter) -> Option<Walk> {
+        let first = self.victim.resume.unwrap_or_else(|| {
+            let step = |&offset: &usize| Some(offset + self.arena().footprint(self.header(offset)));
+            scatter.draw(iter::successors(Some(range.start), step).take_while(|&offset| offset < range.end));
+            0
+        });
+        for position in first.. {
+            let (offset, target) = scatter.get(position)?;
+            if self.is_over() {
+                self.victim.resume = Some(position);
+                return Some(Walk::Unfinished);
+            }
+            if let Some((ahead, _)) = scatter.get(position + DISTANCE) {
+                self.prefetch(self.header(ahead));
+            }
+            if self.block(offset, self.header(offset), target).is_err() {
+                return Some(Walk::OutOfMemory);
+            }
+        }
+        None
+    }
 }
 
 impl Core {
@@ -69,51 +213,19 @@ impl Core {
             return Walk::Finished;
         }
         let Some(walker) = Walker::new(&claim) else { return Walk::Finished };
-        let (start, range) = (arena.start(), arena.walk_range());
         let punches = arena.walk.punches.load(Ordering::Relaxed);
         // Where the walk was left there may be no header any more.
-        let resumed = victim.offset.filter(|_| victim.punches == punches);
+        victim.resume = victim.resume.filter(|_| victim.punches == punches);
         victim.punches = punches;
-        let mut offset = resumed.unwrap_or(range.start);
-        let mut ahead = Ahead { offset, headers: 0 };
-        let mut headers = 0;
-        while offset < range.end {
-            let is_over = meter.spent && (progress.moves > 0 || headers >= HEADERS_A_LOOK);
-            if is_over || self.is_paused() {
-                victim.offset = Some(offset);
-                return Walk::Unfinished;
-            }
-            self.look_ahead(&mut ahead, &walker, range.end, headers);
-            let address = arena.payload_from(start + offset);
-            // SAFETY: the arena is sealed and claimed; in this range there is one block or filler after the other.
-            let header = unsafe { arena.header_of(address) }.load();
-            if header.state() == State::Building && !header.is_filler() {
-                let version = self.table.known(header.slot()).version();
-                victim.witness.get_or_insert(RawHandle::new(header.slot(), version));
-            }
-            if header.state() == State::Live {
-                match self.relocate(mover, &claim, duty, address, header) {
-                    Ok(Relocated::Moved(bytes)) => {
-                        progress.moves += 1;
-                        progress.moved_bytes += bytes;
-                        meter.charge(bytes);
-                    }
-                    Ok(Relocated::Held) => {
-                        progress.skipped_pinned += 1;
-                        victim.pinned += header.payload();
-                        let version = self.table.known(header.slot()).version();
-                        let version = version.wrapping_sub((version % 2) ^ 1);
-                        victim.witness.get_or_insert(RawHandle::new(header.slot(), version));
-                    }
-                    Ok(Relocated::Gone) => {}
-                    Err(_) => return Walk::OutOfMemory,
-                }
-            }
-            offset += arena.footprint(header);
-            headers += 1;
-            if headers % HEADERS_A_LOOK == 0 {
-                meter.is_late();
-            }
+        let (class, range, mut scatter) = (self.class_of_survivors(arena), arena.walk_range(), victim.scatter.take());
+        let mut visit = Visit { core: self, mover, claim: &claim, victim, meter, progress, class, duty, headers: 0 };
+        let left_off = match &mut scatter {
+            None => visit.in_order(range),
+            Some(scatter) => visit.at_random(range, scatter),
+        };
+        victim.scatter = scatter;
+        if let Some(left_off) = left_off {
+            return left_off;
         }
         let left = arena.account.balance().live;
         progress.waiting |= left > 0 && victim.witness.is_some();
@@ -129,21 +241,6 @@ impl Core {
             self.watch(arena, left, witness);
         }
         Walk::Finished
-    }
-
-    /// Asks for the entries of the next blocks, so that a walk does not wait for one after the other.
-    fn look_ahead(&self, ahead: &mut Ahead, walker: &Walker<'_>, end: usize, walked: usize) {
-        const DISTANCE: usize = 8;
-        let arena = walker.arena();
-        while ahead.offset < end && ahead.headers < walked + DISTANCE {
-            // SAFETY: as in `empty`, by the same walker: wherever a block ends now or ended before, a header follows.
-            let header = unsafe { arena.header_of(arena.payload_from(arena.start() + ahead.offset)) }.load();
-            if header.state() == State::Live {
-                prefetch(self.table.known(header.slot()));
-            }
-            ahead.offset += arena.footprint(header);
-            ahead.headers += 1;
-        }
     }
 
     /// Of the blocks that a walk found held, the one to remember: the one that is remembered already, if it has been held
@@ -191,11 +288,11 @@ impl Core {
     }
 
     /// Moves one block, if nobody holds it.
-    fn relocate(
+    pub(super) fn relocate(
         &self,
         mover: &mut MoverLease<'_>,
         claim: &Claim<'_>,
-        duty: Duty,
+        target: &mut Target<'_>,
         address: usize,
         header: Header,
     ) -> Result<Relocated, AllocError> {
@@ -208,32 +305,32 @@ impl Core {
             return Ok(Relocated::Held);
         }
         let ground = claim.arena.ground();
-        let wanted = self.class_of_survivors(claim.arena);
         let align = registry().info(header.tag()).align;
         let headers = ground.headers;
-        let mut rewind = Some(mover.private().survivors(ground, wanted).mark());
-        let (class, destination) =
-            match mover.private().survivors(ground, wanted).bump(headers, header.payload(), align) {
-                Some(destination) => (wanted, destination),
-                None => match self.next_survivor_arena(mover, ground, wanted, duty) {
+        let mut rewind = Some(mover.private().survivors(ground, target.index).mark());
+        let (index, destination) =
+            match mover.private().survivors(ground, target.index).bump(headers, header.payload(), align) {
+                Some(destination) => (target.index, destination),
+                None => match self.next_survivor_arena(mover, ground, target) {
                     Ok(()) => {
                         rewind = None;
-                        let target = mover.private().survivors(ground, wanted);
-                        let destination = target.bump(headers, header.payload(), align);
-                        (wanted, destination.expect("a block fits an empty arena"))
+                        let bump = mover.private().survivors(ground, target.index);
+                        let destination = bump.bump(headers, header.payload(), align);
+                        (target.index, destination.expect("a block fits an empty arena"))
                     }
-                    // Where no arena can be had, what is left in those of other classes must do.
+                    // Where no arena can be had, what is left in the others must do; but not for blocks that are to lie in order.
+                    Err(cause) if matches!(target.next, Next::Run(_)) => return Err(cause),
                     Err(cause) => {
                         let other = mover.private().bump_anywhere(ground, header.payload(), align);
-                        let (class, mark, destination) = other.ok_or(cause)?;
+                        let (index, mark, destination) = other.ok_or(cause)?;
                         rewind = Some(mark);
-                        (class, destination)
+                        (index, destination)
                     }
                 },
             };
-        let at = mover.private().survivors(ground, class).header_at(headers, destination);
+        let at = mover.private().survivors(ground, index).header_at(headers, destination);
         let mut give_up = |mover: &mut MoverLease<'_>, outcome| {
-            let bump = mover.private().survivors(ground, class);
+            let bump = mover.private().survivors(ground, index);
             match rewind.take() {
                 Some(mark) => bump.rewind(mark),
                 // The arena is new: its first block begins at its start again.
@@ -250,7 +347,7 @@ impl Core {
         // bumped for it and is not needed goes back, so that one header follows the other in the survivors' arena too.
         // SAFETY: the arena is claimed, and the entry named the block.
         let header = unsafe { claim.arena.header_of(address) }.load();
-        mover.private().survivors(ground, class).trim(headers, destination, header.payload());
+        mover.private().survivors(ground, index).trim(headers, destination, header.payload());
         // SAFETY: MOVING is set, so nobody writes the source; the destination is the mover's own.
         unsafe { copy_block(address, destination, at, header) };
         #[cfg(feature = "test-hooks")]
@@ -270,12 +367,15 @@ impl Core {
         &self,
         mover: &mut MoverLease<'_>,
         ground: Ground,
-        class: u8,
-        duty: Duty,
+        target: &mut Target<'_>,
     ) -> Result<(), AllocError> {
-        let last = matches!(duty, Duty::Relief(_));
-        let arena = self.pool.take(&self.supply, ground, Purpose::Survivors { class, last }, mover.id())?;
-        let filled = mover.private().survivors(ground, class).install(Some(arena), self.pool.arena_bytes(), 0);
+        let arena = match &mut target.next {
+            Next::Run(arenas) => arenas.next().ok_or(AllocError::OutOfMemory { requested: self.pool.arena_bytes() })?,
+            &mut Next::Pool { class, last } => {
+                self.pool.take(&self.supply, ground, Purpose::Survivors { class, last }, mover.id())?
+            }
+        };
+        let filled = mover.private().survivors(ground, target.index).install(Some(arena), self.pool.arena_bytes(), 0);
         if let Some(filled) = &filled {
             // As tight as it can be: nothing is gained by moving it again before something in it dies. (If something died
             // before it was sealed, the note does not fit and is moot.)

@@ -123,21 +123,36 @@ impl Worker {
         }
     }
 
-    /// Sleeps until the signal is raised, the shuffler goes, or `most` has passed. `false`: it has passed.
-    fn wait(&self, most: Option<Duration>) -> bool {
-        let until = most.map(|most| Instant::now() + most);
+    /// Sleeps until the signal is raised, the shuffler goes, or the first of the timers runs out.
+    fn wait<const N: usize>(&self, timers: [(Wake, Option<Duration>); N]) -> Wake {
+        let now = Instant::now();
+        let timers = timers.into_iter().filter_map(|(wake, after)| Some((wake, now + after?)));
+        let first = timers.min_by_key(|&(_, until)| until);
         self.set(CompactorState::Parked);
-        let mut in_time = true;
-        while in_time && !self.signal.lower() && !self.is_stopped() {
-            match until.map(|until| until.saturating_duration_since(Instant::now())) {
+        let mut wake = Wake::Rung;
+        while wake == Wake::Rung && !self.signal.lower() && !self.is_stopped() {
+            match first.map(|(timer, until)| (timer, until.saturating_duration_since(Instant::now()))) {
                 None => thread::park(),
-                Some(Duration::ZERO) => in_time = false,
-                Some(left) => thread::park_timeout(left),
+                Some((timer, Duration::ZERO)) => wake = timer,
+                Some((_, left)) => thread::park_timeout(left),
             }
         }
         self.set(CompactorState::Running);
-        in_time
+        wake
     }
+}
+
+/// Why the thread woke.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wake {
+    /// There may be something to do.
+    Rung,
+    /// What waits for a reader or a mover may be ready.
+    Look,
+    /// Nothing has happened for a while.
+    Decay,
+    /// It is time to move everything.
+    Pass,
 }
 
 impl Core {
@@ -175,22 +190,32 @@ fn run(core: Arc<Core>) {
         let (mut futile, mut looks, mut decayed) = (0, 0, true);
         while !worker.is_stopped() {
             let is_waiting = looks < LOOKS && core.is_waiting();
-            let next_decay = if decayed { None } else { Some(DECAY) };
-            let rung = worker.wait(if is_waiting { Some(FIRST_LOOK * (1 << looks)) } else { next_decay });
-            if rung {
-                looks = 0;
-            } else if is_waiting {
-                looks += 1;
-            } else {
-                // The last blocks freed rang for no step, and may be named still.
-                let freed = core.needs_sweep();
-                if freed.is_some() {
-                    core.sweepers.ask();
-                    work(&core);
+            // Where there are no blocks there is no pass: the first one of them rings.
+            let next_pass = core.until_next_pass().filter(|_| core.shards.live_blocks() > 0);
+            let timers = [
+                (Wake::Look, is_waiting.then(|| FIRST_LOOK * (1 << looks))),
+                (Wake::Decay, (!decayed && !is_waiting).then_some(DECAY)),
+                (Wake::Pass, next_pass),
+            ];
+            let wake = worker.wait(timers);
+            match wake {
+                Wake::Rung => looks = 0,
+                Wake::Look => looks += 1,
+                Wake::Pass => {}
+                Wake::Decay => {
+                    // The last blocks freed rang for no step, and may be named still.
+                    let freed = core.needs_sweep();
+                    if freed.is_some() {
+                        core.sweepers.ask();
+                        work(&core);
+                    }
+                    core.decay();
+                    // If a lock or a rehash was in the way, again later.
+                    decayed = !freed.is_some_and(|freed| core.is_sweep_behind(freed));
+                    continue;
                 }
-                core.decay();
-                // If a lock or a rehash was in the way, again later.
-                decayed = !freed.is_some_and(|freed| core.is_sweep_behind(freed));
+            }
+            if !core.begin_pass_in_time() && wake == Wake::Pass {
                 continue;
             }
             decayed = false;

@@ -33,7 +33,7 @@ pub(crate) struct Glimpse {
     pub(crate) exclusive: bool,
     pub(crate) pending_free: bool,
     /// `None`: large, so the size is in the descriptor.
-    payload: Option<usize>,
+    pub(crate) payload: Option<usize>,
 }
 
 impl Core {

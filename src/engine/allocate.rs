@@ -349,6 +349,10 @@ impl Core {
             shard.ground(ground).install(Some(arena), self.pool.arena_bytes(), fee)
         });
         self.seal(filled);
+        if self.makes_passes() {
+            // What is new is to be moved, whether anything dies or not.
+            self.notify();
+        }
         Ok(0)
     }
 

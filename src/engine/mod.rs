@@ -79,7 +79,7 @@ impl Core {
             deferred: Deferred::new(),
             seats: Seats::default(),
             collector: ManuallyDrop::new(Collector::new()),
-            compactor: Compactor::new(config.budget),
+            compactor: Compactor::new(&config),
             sweepers: Sweepers::default(),
             started: Instant::now(),
             supply: Supply::new(source, config.memory_limit),

@@ -4,7 +4,8 @@
 #![allow(clippy::disallowed_types, reason = "tests count with the standard atomics; no model runs them")]
 
 use memory_shuffler::{
-    ArenaSource, Builder, BumpSource, CompactorState, Handle, OsSource, RegionSource, Shuffler, Stats, Trigger,
+    ArenaSource, Builder, BumpSource, CompactorState, Handle, OsSource, Placement, RegionSource, Shuffler, Stats,
+    Trigger,
 };
 use std::alloc::Layout;
 use std::collections::HashMap;
@@ -182,6 +183,8 @@ pub struct World {
     pub trigger: Trigger,
     /// The worst case: smallest arenas, nothing kept.
     pub tiny: bool,
+    /// Where what moves is put.
+    pub placement: Placement,
 }
 
 impl World {
@@ -191,14 +194,18 @@ impl World {
     ///
     /// If the configuration is refused.
     pub fn new(parent: Parent, tiny: bool, trigger: Trigger) -> Self {
-        let mut builder = Shuffler::builder().trigger(trigger);
+        Self::with_placement(parent, tiny, trigger, Placement::Packed)
+    }
+
+    fn with_placement(parent: Parent, tiny: bool, trigger: Trigger, placement: Placement) -> Self {
+        let mut builder = Shuffler::builder().trigger(trigger).placement(placement);
         let mut arena_bytes = 1 << 20;
         if tiny {
             arena_bytes = 64 << 10;
             builder = builder.arena_bytes(arena_bytes).retain_bytes(0).target_utilization(0.99);
         }
         let (builder, held) = with_source(builder, parent);
-        Self { shuffler: builder.build().unwrap(), held, arena_bytes, trigger, tiny }
+        Self { shuffler: builder.build().unwrap(), held, arena_bytes, trigger, tiny, placement }
     }
 
     /// Whether nothing moves but when the test says so.
@@ -240,16 +247,17 @@ impl Drop for Scene {
 /// Runs a test in every configuration.
 pub fn everywhere(mut test: impl FnMut(World)) {
     let grounds = [
-        (Parent::Os, false),
-        (Parent::Bump, false),
-        (Parent::Region, false),
-        (Parent::Os, true),
-        (Parent::Checked, true),
+        (Parent::Os, false, Placement::Packed),
+        (Parent::Bump, false, Placement::Packed),
+        (Parent::Region, false, Placement::Packed),
+        (Parent::Os, true, Placement::Packed),
+        (Parent::Checked, true, Placement::Packed),
+        (Parent::Checked, true, Placement::Random),
     ];
-    for (parent, tiny) in grounds {
+    for (parent, tiny, placement) in grounds {
         for trigger in [Trigger::Background, Trigger::Inline, Trigger::Manual] {
-            let scene = Scene(format!("{parent:?}{} {trigger:?}", if tiny { " tiny" } else { "" }));
-            test(World::new(parent, tiny, trigger));
+            let scene = Scene(format!("{parent:?}{} {trigger:?} {placement:?}", if tiny { " tiny" } else { "" }));
+            test(World::with_placement(parent, tiny, trigger, placement));
             drop(scene);
         }
     }
