@@ -74,7 +74,7 @@ impl Core {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             weak: weak.clone(),
             table: Table::new(numbers),
-            pool: Pool::new(config.arena_bytes, config.survivor_reserve),
+            pool: Pool::new(config.arena_bytes, config.survivor_reserve, config.scrub),
             shards: Shards::new(),
             deferred: Deferred::new(),
             seats: Seats::default(),
