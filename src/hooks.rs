@@ -6,8 +6,10 @@ use std::thread;
 const NEVER: u32 = 0;
 const PARK: u32 = 1;
 const PANIC: u32 = 2;
+const WAIT: u32 = 3;
 
 static MID_MOVE: AtomicU32 = AtomicU32::new(NEVER);
+static WAITING: AtomicU32 = AtomicU32::new(0);
 static PARKED: AtomicUsize = AtomicUsize::new(0);
 static CORRUPT: AtomicUsize = AtomicUsize::new(0);
 
@@ -19,6 +21,21 @@ pub fn park_mid_move() {
 /// The next mover on a background compactor's thread panics in the middle of its first move.
 pub fn panic_mid_move() {
     MID_MOVE.store(PANIC, Ordering::Relaxed);
+}
+
+/// The next mover on a background compactor's thread waits in the middle of its first move, until [`go_on`] is called.
+pub fn wait_mid_move() {
+    MID_MOVE.store(WAIT, Ordering::Relaxed);
+}
+
+/// Whether a mover waits in the middle of a move.
+pub fn is_waiting() -> bool {
+    WAITING.load(Ordering::Relaxed) != 0
+}
+
+/// Lets the mover go on that waits in the middle of a move.
+pub fn go_on() {
+    WAITING.store(0, Ordering::Relaxed);
 }
 
 /// How many movers are parked in the middle of a move.
@@ -40,6 +57,12 @@ pub(crate) fn mid_move() {
             PARKED.fetch_add(1, Ordering::Relaxed);
             loop {
                 thread::park();
+            }
+        }
+        WAIT => {
+            WAITING.store(1, Ordering::Relaxed);
+            while is_waiting() {
+                thread::yield_now();
             }
         }
         PANIC => panic!("a test hook stopped this move"),
