@@ -452,8 +452,12 @@ fn what_is_left_at_the_end_is_wiped() {
     }
 }
 
+/// The hooks are the process's: one test at a time that has a background thread.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn threads_leave_nothing() {
+    let _alone = ALONE.lock();
     for source in sources() {
         let shuffler = small(&source).trigger(Trigger::Background).scrub(true).build().unwrap();
         let shared: Mutex<Vec<(Handle<[u8]>, usize)>> = Mutex::default();
@@ -525,23 +529,30 @@ mod meanwhile {
     use super::*;
     use memory_shuffler::hooks;
 
-    /// The hooks are the process's: one test at a time.
-    static ALONE: Mutex<()> = Mutex::new(());
-
     /// A shuffler whose compactor waits in the middle of a move, and what it was to move.
     fn waiting(source: &Arc<Watched>) -> (Shuffler, Vec<Handle<[u8]>>) {
         let shuffler = small(source).trigger(Trigger::Background).scrub(true).build().unwrap();
-        hooks::wait_mid_move();
+        hooks::MOVER.close();
         let kept = fragmented(&shuffler, 1000);
         eventually("the compactor waits in a move", || {
             free(&shuffler, shuffler.alloc(900).unwrap());
-            hooks::is_waiting()
+            hooks::MOVER.is_occupied()
         });
         (shuffler, kept)
     }
 
+    /// Opens the gates when dropped, so that a test which fails ends.
+    struct Opened;
+
+    impl Drop for Opened {
+        fn drop(&mut self) {
+            hooks::MOVER.open();
+            hooks::HELPER.open();
+        }
+    }
+
     fn rest(shuffler: &Shuffler) {
-        hooks::go_on();
+        hooks::MOVER.open();
         eventually("the compactor rests", || {
             shuffler.shuffle();
             shuffler.stats().compactor != memory_shuffler::CompactorState::Running
@@ -550,7 +561,7 @@ mod meanwhile {
 
     #[test]
     fn the_source_of_a_move_waits_for_the_other_mover() {
-        let _alone = ALONE.lock();
+        let (_alone, _opened) = (ALONE.lock(), Opened);
         for source in sources() {
             let (shuffler, kept) = waiting(&source);
             // The mover's own copy, too.
@@ -573,8 +584,32 @@ mod meanwhile {
     }
 
     #[test]
+    fn a_helper_that_loses_leaves_nothing() {
+        let (_alone, _opened) = (ALONE.lock(), Opened);
+        for source in sources() {
+            let (shuffler, kept) = waiting(&source);
+            hooks::HELPER.close();
+            thread::scope(|scope| {
+                let _opened = Opened;
+                // One of these blocks is being moved.
+                scope.spawn(|| kept.iter().for_each(|&handle| drop(shuffler.rent(handle).unwrap())));
+                eventually("a helper has copied the block", || hooks::HELPER.is_occupied());
+                source.only(std::iter::repeat_n(1000, kept.len() + 2));
+                rest(&shuffler);
+                // And whatever else was moved out of the arena, since the helper claims it.
+                let least = pieces(std::iter::repeat_n(1000, kept.len() + 2));
+                assert!(source.held() >= least, "the source stands, and the helper's copy");
+                hooks::HELPER.open();
+            });
+            assert_eq!(shuffler.stats().helped, 0, "the mover won");
+            rest(&shuffler);
+            source.only(std::iter::repeat_n(1000, kept.len()));
+        }
+    }
+
+    #[test]
     fn a_block_that_is_freed_while_it_moves_waits_for_the_mover() {
-        let _alone = ALONE.lock();
+        let (_alone, _opened) = (ALONE.lock(), Opened);
         for source in sources() {
             let (shuffler, kept) = waiting(&source);
             for &handle in &kept {

@@ -90,6 +90,8 @@ impl Memory for Core {
         // SAFETY: the word showed MOVING under the claim: until a commit or a free nobody writes the block, and after one
         // this copy's commit fails. The room was made for this length, which a block never outgrows.
         unsafe { copy_block(address, destination, at, header) };
+        #[cfg(feature = "test-hooks")]
+        crate::hooks::HELPER.pass();
         Some(Copied { address: destination, header, extent })
     }
 
