@@ -182,7 +182,7 @@ impl Core {
         let Some(closed) = entry.free(raw.version()) else {
             return Err(Self::outdated(raw, entry));
         };
-        if closed.is_quiet() && !self.config.scrub && self.settle_own::<false>(raw, closed.address).is_some() {
+        if closed.is_quiet() && self.settle_own::<false>(raw, closed.address).is_some() {
             return Ok(Freed::Now);
         }
         Ok(self.free_slow(raw, entry, closed))
@@ -191,7 +191,7 @@ impl Core {
     #[cold]
     #[inline(never)]
     fn free_slow(&self, raw: RawHandle, entry: &Entry, closed: Closed) -> Freed {
-        if closed.is_quiet() && !self.config.scrub && self.settle_own::<true>(raw, closed.address).is_some() {
+        if closed.is_quiet() && self.settle_own::<true>(raw, closed.address).is_some() {
             return Freed::Now;
         }
         if closed.wake {

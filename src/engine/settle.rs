@@ -2,7 +2,7 @@
 
 use super::Core;
 use super::help::Claim;
-use super::lease::{with_last_shard, with_shard};
+use super::lease::{with_last_shard_unscrubbed, with_shard};
 use crate::arena::shard::add;
 use crate::arena::{ArenaRef, AtomicHeader, Ground, HEADER_BYTES, Header, Headers, Outcome, State, Use};
 use crate::handle::RawHandle;
@@ -164,11 +164,12 @@ impl Core {
         }
     }
 
-    /// The common case of a free: a block without a destructor, in the arena of such headers that this thread fills.
+    /// The common case of a free: a block without a destructor, in the arena of such headers that this thread fills. One that
+    /// has to be wiped goes the longer way.
     #[inline]
     pub(super) fn settle_own<const COLUMN: bool>(&self, freed: RawHandle, address: usize) -> Option<()> {
         let headers = Headers::select(COLUMN);
-        with_last_shard(self, |shard, counts| {
+        with_last_shard_unscrubbed(self, |shard, counts| {
             let bump = shard.ground(Ground { versioned: false, headers });
             if !bump.covers(address) {
                 return None;
