@@ -154,6 +154,12 @@ trait Structure<H: Heap> {
         self.walk(|link, _| links.push(link));
         links
     }
+
+    fn keys(&self) -> Vec<u64> {
+        let mut keys = Vec::new();
+        self.walk(|_, key| keys.push(key));
+        keys
+    }
 }
 
 /// A list that is linked both ways. Its first node stays.
@@ -356,14 +362,8 @@ fn race(
         links.len(),
         passed.as_nanos() as f64 / moves as f64
     );
-    let keys = |structure: &mut dyn FnMut(&mut dyn FnMut(u64))| {
-        let mut keys = Vec::new();
-        structure(&mut |key| keys.push(key));
-        keys
-    };
-    let alike = keys(&mut |visit| malloc.walk(|_, key| visit(key)));
-    assert_eq!(alike.len(), n);
-    assert!(keys(&mut |visit| lined_up.walk(|_, key| visit(key))) == alike, "the structures are alike");
+    assert_eq!(lined_up.keys().len(), n);
+    assert!(lined_up.keys() == malloc.keys() && aged.keys() == malloc.keys(), "the structures are alike");
     let contestants =
         vec![walk(MALLOC, &malloc, n), walk("shuffler", &aged, n), walk("shuffler, after shuffle_along", &lined_up, n)];
     rounds::print(kind, &rounds::race(contestants, rounds));

@@ -85,8 +85,12 @@ mutant 'an exclusive rent is given while MOVING' entry a_write_a_rent_and_a_move
     's/\(Self::OPEN \| Self::MOVING \| Self::EXCLUSIVE \| RENTS_MASK\)/(Self::OPEN | Self::EXCLUSIVE | RENTS_MASK)/'
 mutant 'a move begins under a rent' entry a_walker_a_rent_and_a_move $word \
     's/self\.0 & \(\(0b1111 << RENTS_BITS\) \| RENTS_MASK\) == Self::OPEN/self.0 \& (0b1111 << RENTS_BITS) == Self::OPEN/'
-mutant 'the wiper asks for other claims before it gives the bytes back' entry two_late_helpers $callers \
-    's/let \(outcome, before\) = self\.arena\(address\)\.account\.subtract\(bytes\);/let before = self.arena(address).account.balance();\n        let (outcome, _) = self.arena(address).account.subtract(bytes);/'
+mutant 'who wipes the source of a move asks for other claims by a plain look' entry two_late_helpers $callers \
+    's/self\.world\.arena\(source\)\.account\.is_sole_claim\(\)/self.world.arena(source).account.balance().claims == 1/'
+mutant 'who wipes the source of a move does not ask for other claims' entry two_late_helpers $callers \
+    's/self\.world\.arena\(source\)\.account\.is_sole_claim\(\)/self.world.arena(source).account.is_sole_claim() || true/'
+mutant 'who wipes the source that was left does not ask for other claims' entry two_late_helpers_and_a_step $callers \
+    's/if self\.world\.arena\(source\)\.account\.balance\(\)\.claims == 1 \{/if self.world.arena(source).account.balance().claims > 0 {/'
 mutant 'the puncher asks for other claims before it reads the header' entry a_walker_a_mover_and_a_helper_without_memory $callers \
     's/if self\.world\.header\.load\(\)\.state\(\) == State::Dead\s*&& self\.world\.arena\(HOME\)\.account\.balance\(\)\.claims == 1/if self.world.arena(HOME).account.balance().claims == 1 \&\& self.world.header.load().state() == State::Dead/'
 
@@ -172,6 +176,10 @@ mutant 'claim: no release' account a_sole_claimer_has_unlinked_memory_to_itself 
     's/seen \+ CLAIM, Ordering::AcqRel/seen + CLAIM, Ordering::Acquire/'
 mutant 'claim: no release, seen from the entry' entry reuse_against_a_late_helper $account \
     's/seen \+ CLAIM, Ordering::AcqRel/seen + CLAIM, Ordering::Acquire/'
+mutant 'is_sole_claim: no acquire, before the source is wiped' entry two_late_helpers $account \
+    's/self\.0\.fetch_add\(0, Ordering::AcqRel\)/self.0.fetch_add(0, Ordering::Release)/'
+mutant 'is_sole_claim: no release, before the source is wiped' entry two_late_helpers $account \
+    's/self\.0\.fetch_add\(0, Ordering::AcqRel\)/self.0.fetch_add(0, Ordering::Acquire)/'
 mutant 'an emptied arena can be claimed' account two_claims_and_the_last_subtraction $account \
     's/ \|\| seen == SEALED//'
 mutant 'an active arena can be claimed' account sealing_against_a_subtraction_and_a_claim $account \

@@ -258,10 +258,30 @@ fn two_movers_and_a_rent() {
 
 #[test]
 fn two_late_helpers() {
-    let paths = ["read", "wrote", "moved by a helper", "a helper lost", "wiped the source", "a claim was refused"];
+    let paths = [
+        "read",
+        "wrote",
+        "moved by a helper",
+        "a helper lost",
+        "wiped the source",
+        "left the source",
+        "a claim was refused",
+    ];
     check("two late helpers", 3, &paths, |paths| {
         let (world, version) = World::moving(paths, 2);
         race(&world, [reader(version), writer(version)]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+/// A step wipes the source that was left while another helper may be copying it.
+#[test]
+fn two_late_helpers_and_a_step() {
+    let paths = ["moved by a helper", "left the source", "left the source again", "wiped what was left", "emptied"];
+    check("two late helpers and a step", 2, &paths, |paths| {
+        let (world, version) = World::moving(paths, 3);
+        race(&world, [reader(version), reader(version), thread(Mine::wipe_left)]);
         world.finish();
         world.assert_alive(version);
     });

@@ -67,6 +67,7 @@ pub(crate) struct Config {
     /// The live share below which a sealed arena is a candidate.
     pub(crate) target_utilization: f64,
     pub(crate) retain_bytes: usize,
+    pub(crate) scrub: bool,
     pub(crate) on_pressure: Option<OnPressure>,
     /// Bytes below the memory limit that are kept for what is moved.
     pub(crate) survivor_reserve: usize,
@@ -102,6 +103,7 @@ pub struct Builder {
     seed: Option<u64>,
     target_utilization: f64,
     retain_bytes: usize,
+    scrub: bool,
     on_pressure: Option<OnPressure>,
     source: Option<Box<dyn ArenaSource>>,
 }
@@ -121,6 +123,7 @@ impl Default for Builder {
             seed: None,
             target_utilization: 0.95,
             retain_bytes: 4 << 20,
+            scrub: false,
             on_pressure: None,
             source: None,
         }
@@ -190,6 +193,39 @@ impl Builder {
     /// the background thread has had nothing to do for half a second, they go back as well.
     pub fn retain_bytes(mut self, bytes: usize) -> Self {
         self.retain_bytes = bytes;
+        self
+    }
+
+    /// Whether the bytes of a block are overwritten with zeros wherever nothing needs them any more. Default: no. Then they stay
+    /// until they are used again; no safe call shows them, but a core dump or a stray pointer does.
+    ///
+    /// What is wiped, and when:
+    /// - a block that is freed, taken, replaced or resized to another place: when it ends, after its destructor, and so after
+    ///   its last return; a `Versioned` one after its readers. The tail of a slice that becomes shorter: in `resize`;
+    /// - the place that a block was moved away from: at once, or, if another thread was finishing the same move, in the next step
+    ///   in which none is. The same goes for a block that is freed while it is moved. In arenas of `Versioned` blocks: when all
+    ///   blocks have left the arena, and the readers have gone on;
+    /// - copies that came to nothing, and what `create_with` had written before it panicked: at once;
+    /// - what is left when the last clone of the shuffler is gone, even of rents that were forgotten: before the source has the
+    ///   memory back. (An `OwnedRent` keeps its block until it is dropped.)
+    ///
+    /// A large block is wiped by giving its pages back where the source takes pages, since then they read as zero.
+    ///
+    /// What is not wiped, since it is not the shuffler's: registers and stacks, on which values come and go (`create`, `take`,
+    /// `update`); what the program copied elsewhere; what a value owns on the heap; keys of a [`Directory`](crate::Directory);
+    /// pages that the system wrote to a swap file. Headers and table entries, which tell lengths and types, stay as well.
+    ///
+    /// ```
+    /// use memory_shuffler::Shuffler;
+    ///
+    /// let shuffler = Shuffler::builder().scrub(true).build()?;
+    /// let key = shuffler.alloc_copy(&[7_u8; 32])?;
+    /// let _ = shuffler.free(key)?;
+    /// # Ok::<(), memory_shuffler::Error>(())
+    /// ```
+    #[doc(alias = "zeroize")]
+    pub fn scrub(mut self, wipe: bool) -> Self {
+        self.scrub = wipe;
         self
     }
 
@@ -274,6 +310,7 @@ impl Builder {
             seed: self.seed,
             target_utilization: self.target_utilization,
             retain_bytes: self.retain_bytes,
+            scrub: self.scrub,
             on_pressure: self.on_pressure.clone(),
         })
     }
@@ -290,6 +327,7 @@ impl fmt::Debug for Builder {
             .field("placement", &self.placement)
             .field("target_utilization", &self.target_utilization)
             .field("retain_bytes", &self.retain_bytes)
+            .field("scrub", &self.scrub)
             .field("source", &self.source.as_ref().map_or("default", |_| "custom"))
             .finish()
     }

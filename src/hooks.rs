@@ -7,6 +7,45 @@ const NEVER: u32 = 0;
 const PARK: u32 = 1;
 const PANIC: u32 = 2;
 
+/// A place at which the next thread that comes by waits, if it is told to.
+#[derive(Debug)]
+pub struct Gate(AtomicU32);
+
+const OPEN: u32 = 0;
+const CLOSED: u32 = 1;
+const OCCUPIED: u32 = 2;
+
+impl Gate {
+    /// The next thread that comes by waits.
+    pub fn close(&self) {
+        self.0.store(CLOSED, Ordering::Relaxed);
+    }
+
+    /// Whether a thread waits.
+    pub fn is_occupied(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == OCCUPIED
+    }
+
+    /// Lets the thread that waits go on, and others pass.
+    pub fn open(&self) {
+        self.0.store(OPEN, Ordering::Relaxed);
+    }
+
+    pub(crate) fn pass(&self) {
+        if self.0.compare_exchange(CLOSED, OCCUPIED, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            while self.is_occupied() {
+                thread::yield_now();
+            }
+        }
+    }
+}
+
+/// Where a mover on a background compactor's thread has copied a block, and not committed.
+pub static MOVER: Gate = Gate(AtomicU32::new(OPEN));
+
+/// Where a thread that helps to finish a move has copied the block, and not committed.
+pub static HELPER: Gate = Gate(AtomicU32::new(OPEN));
+
 static MID_MOVE: AtomicU32 = AtomicU32::new(NEVER);
 static PARKED: AtomicUsize = AtomicUsize::new(0);
 static CORRUPT: AtomicUsize = AtomicUsize::new(0);
@@ -35,6 +74,7 @@ pub(crate) fn mid_move() {
     if thread::current().name() != Some("shuffler") {
         return;
     }
+    MOVER.pass();
     match MID_MOVE.swap(NEVER, Ordering::Relaxed) {
         PARK => {
             PARKED.fetch_add(1, Ordering::Relaxed);

@@ -11,7 +11,7 @@ use crate::header::{AtomicHeader, HEADER_BYTES, Header, State};
 use crate::model::Paths;
 use crate::word::Word;
 use loom::cell::UnsafeCell;
-use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::sync::{Condvar, Mutex};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -94,6 +94,8 @@ pub(crate) struct World {
     long: bool,
     /// Set by whoever emptied arena 0: it may be used again.
     idle: AtomicBool,
+    /// The source of a move that was not wiped, or 0: the ready list.
+    sources: AtomicUsize,
     parking: Mutex<()>,
     bell: Condvar,
     log: std::sync::Mutex<Log>,
@@ -120,6 +122,7 @@ impl World {
             tail: AtomicHeader::new(Header::new(0xDEAD, 0xDEAD, 9, State::Live)),
             long: bytes == LONG,
             idle: AtomicBool::new(false),
+            sources: AtomicUsize::new(0),
             parking: Mutex::new(()),
             bell: Condvar::new(),
             log: std::sync::Mutex::new(Log { bytes, ..Log::default() }),
@@ -241,10 +244,9 @@ impl World {
         header.inline_footprint()
     }
 
-    fn subtract(&self, address: usize, bytes: usize) -> bool {
-        let (outcome, before) = self.arena(address).account.subtract(bytes);
+    fn subtract(&self, address: usize, bytes: usize) {
+        let (outcome, _) = self.arena(address).account.subtract(bytes);
         self.after(outcome, address);
-        before.sealed && before.claims == 1
     }
 
     fn after(&self, outcome: Outcome, address: usize) {
@@ -342,7 +344,7 @@ impl World {
     }
 
     /// Checks, on the main thread after all others are joined, what must hold at the end of every execution.
-    pub(crate) fn finish(&self) {
+    pub(crate) fn finish(self: &Arc<Self>) {
         let (strayed, waiting) = {
             let mut log = self.log();
             (std::mem::take(&mut log.strayed), std::mem::take(&mut log.waiting))
@@ -355,6 +357,7 @@ impl World {
             assert_eq!(self.arena(address).account.balance().claims, 0);
             self.settle(address);
         }
+        Mine::new(self, 0).wipe_left();
         let word = self.entry.word();
         assert!(!word.is_held() && !word.is_waited(), "left behind: {word:?}");
         let log = &mut *self.log();
@@ -703,13 +706,36 @@ impl Mine {
         }
     }
 
-    /// The winner's share: it alone retires the source, and wipes it if nobody else can be copying it.
+    /// The winner's share: it alone retires the source, and wipes it if nobody else can be copying it. Otherwise the source
+    /// waits, its bytes counted.
     fn retire(&self, claim: Claim<'_>, source: usize) {
-        // Asked by the subtraction itself: whoever claims later comes after the commit, and so finds the word changed.
-        let bytes = self.world.die(source);
-        if self.world.subtract(source, bytes) {
+        // Asked by a read-modify-write: whoever claims later comes after the commit, and so finds the word changed.
+        if self.world.arena(source).account.is_sole_claim() {
             self.reached("wiped the source");
-            self.world.put(source, POISON);
+            self.bury(source);
+        } else {
+            self.reached("left the source");
+            // Release: the ready list.
+            let before = self.world.sources.swap(source, Ordering::Release);
+            assert_eq!(before, 0, "the model has room for one");
+        }
+        drop(claim);
+    }
+
+    /// Wipes the source that a winner left, as a step does, if nobody else can be copying it.
+    pub(crate) fn wipe_left(&self) {
+        // Acquire: the ready list.
+        let source = self.world.sources.swap(0, Ordering::Acquire);
+        if source == 0 {
+            return;
+        }
+        let claim = self.world.claim(source).expect("the source's bytes are counted, so its arena can be claimed");
+        if self.world.arena(source).account.balance().claims == 1 {
+            self.reached("wiped what was left");
+            self.bury(source);
+        } else {
+            self.reached("left the source again");
+            self.world.sources.store(source, Ordering::Release);
         }
         drop(claim);
     }

@@ -9,6 +9,7 @@ use super::descriptor::{ArenaRef, Use};
 use super::ground::Ground;
 use super::header::Header;
 use super::supply::Supply;
+use super::wipe::wipe;
 use crate::error::AllocError;
 use std::alloc::Layout;
 
@@ -85,14 +86,29 @@ impl Pool {
     /// The caller holds the block exclusively, and nobody needs what lies behind its new end.
     pub(crate) unsafe fn shrink_large(&self, supply: &Supply, arena: ArenaRef, to: usize) {
         let ((chunk, layout), charged) = (arena.chunk(), arena.charged());
+        let from = arena.large_payload().expect("a large block has a size");
+        debug_assert!(to <= from);
+        let pages = pages(supply, to).map_or(charged, |pages| pages.min(charged));
+        let wipe_between = |start: usize, end: usize| {
+            if self.scrub && start < end {
+                // SAFETY: within the chunk, behind the block's new end.
+                unsafe { wipe(chunk.add(start), end - start) };
+            }
+        };
+        // The page that the block goes on to end in stays.
+        wipe_between(to, from.min(pages));
         arena.set_large_payload(to);
-        let Some(pages) = pages(supply, to).filter(|&pages| pages < charged) else { return };
+        if pages == charged {
+            return;
+        }
         // SAFETY: within the chunk, behind the block. What was never used goes too, so that all of it is known to be zero.
         if unsafe { supply.discard_charged(chunk.add(pages), layout.size() - pages, charged - pages) } {
             // The block itself has a share left, of a page at least.
             let _ = arena.account.subtract(charged - pages);
             arena.set_charged(pages);
             arena.set_clean_from(pages);
+        } else {
+            wipe_between(pages, from);
         }
     }
 }

@@ -11,6 +11,7 @@ mod ranges;
 pub(crate) mod shard;
 pub(crate) mod source;
 pub(crate) mod supply;
+pub(crate) mod wipe;
 
 pub(crate) use account::Outcome;
 pub(crate) use descriptor::{ArenaRef, Use};

@@ -40,6 +40,8 @@ pub(crate) struct Pool {
     arena_layout: Layout,
     /// Bytes below the memory limit that only movers may take.
     pub(crate) survivor_reserve: usize,
+    /// Nothing of what was in a block stays behind it.
+    pub(super) scrub: bool,
     /// Empty arenas that keep their memory.
     empty: Mutex<Vec<ArenaRef>>,
     /// Descriptors that have no memory.
@@ -55,9 +57,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    pub(crate) fn new(arena_bytes: usize, survivor_reserve: usize) -> Self {
+    pub(crate) fn new(arena_bytes: usize, survivor_reserve: usize, scrub: bool) -> Self {
         Self {
             survivor_reserve,
+            scrub,
             list: List::new(),
             map: ArenaMap::new(arena_bytes),
             arena_layout: Layout::from_size_align(arena_bytes, arena_bytes).expect("the builder checked it"),
@@ -167,6 +170,8 @@ impl Pool {
     pub(crate) fn retire(&self, supply: &Supply, arena: ArenaRef) {
         let large = arena.usage() == Use::Large;
         let punched = arena.walk.punched.load(Ordering::Relaxed);
+        // SAFETY: the caller emptied it, and knows of no reader.
+        unsafe { self.wipe_emptied(arena) };
         arena.vacate();
         if large || punched > 0 {
             // One with holes is not warm.
@@ -269,6 +274,11 @@ impl Pool {
     pub(crate) fn dissolve(&mut self, supply: &Supply) {
         for arena in self.list.iter().filter(|arena| arena.has_chunk()) {
             let (chunk, layout) = arena.chunk();
+            // What could not be settled: of holds and readers that were forgotten.
+            if self.scrub && arena.usage() != Use::Empty {
+                // SAFETY: the core is going.
+                unsafe { self.wipe_chunk(supply, arena, arena.large_payload().unwrap_or(layout.size())) };
+            }
             // SAFETY: the descriptor has the chunk from this supply with this layout; the core is going.
             unsafe { supply.release_charged(chunk, layout, arena.charged()) };
             arena.drop_chunk();

@@ -353,6 +353,8 @@ impl Core {
         #[cfg(feature = "test-hooks")]
         crate::hooks::mid_move();
         if !entry.commit(moving, Word::open_at(destination)) {
+            // SAFETY: nobody else knows the copy.
+            unsafe { self.scrub(self.arena_of(destination), destination, header.payload()) };
             return give_up(mover, Relocated::Gone);
         }
         self.retire_source(claim, address, header);

@@ -1,9 +1,12 @@
 //! Finishing a move that a holder-to-be meets, so that nobody ever waits for a mover.
 
 use super::Core;
+use super::allocate::payload_at;
 use super::lease::with_shard;
+use super::settle::{End, Record};
 use crate::arena::shard::add;
-use crate::arena::{ArenaRef, AtomicHeader, Extent, Ground, HEADER_BYTES, Header, Outcome, State};
+use crate::arena::wipe::wipe;
+use crate::arena::{ArenaRef, AtomicHeader, Extent, Ground, HEADER_BYTES, Header, Outcome, State, Use};
 use crate::table::{Entry, Left, Memory};
 use crate::types::registry;
 use std::ptr;
@@ -87,6 +90,8 @@ impl Memory for Core {
         // SAFETY: the word showed MOVING under the claim: until a commit or a free nobody writes the block, and after one
         // this copy's commit fails. The room was made for this length, which a block never outgrows.
         unsafe { copy_block(address, destination, at, header) };
+        #[cfg(feature = "test-hooks")]
+        crate::hooks::HELPER.pass();
         Some(Copied { address: destination, header, extent })
     }
 
@@ -116,6 +121,8 @@ impl Memory for Core {
 
     fn lost(&self, claim: Claim<'_>, copy: Copied) {
         drop(claim);
+        // SAFETY: the copy is this thread's own, and nobody else knows it.
+        unsafe { self.scrub(self.arena_of(copy.address), copy.address, copy.header.payload()) };
         if let Some(extent) = copy.extent {
             self.pool.reset_extent(extent);
             self.keep_extent(extent.arena.ground(), extent);
@@ -132,14 +139,56 @@ impl Memory for Core {
 impl Core {
     /// After a commit: the source is nobody's, or its last readers'.
     pub(crate) fn retire_source(&self, claim: &Claim<'_>, source: usize, header: Header) {
-        let state = if claim.arena.ground().versioned { State::Dying } else { State::Dead };
+        let versioned = claim.arena.ground().versioned;
         // SAFETY: the commit took the block away from here and made this thread the one that retires its source.
-        unsafe { claim.arena.header_of(source) }.store(header.with_state(state));
+        let at = unsafe { claim.arena.header_of(source) };
+        // (A `Versioned` arena is wiped when it is empty and the readers have gone on.)
+        if self.config.scrub && !versioned {
+            if !claim.arena.account.is_sole_claim() {
+                // Others may be copying it still.
+                at.store(header.with_state(State::Dying));
+                self.deferred.ready.push(Record::Settle { address: source, after_claims: true, end: End::Moved });
+                self.notify();
+                return;
+            }
+            // SAFETY: the word named the block no more when nobody else had a claim, and who claims later sees that: so nobody
+            // copies it. Its bytes are counted.
+            unsafe { self.wipe_block(claim.arena, source, header.payload()) };
+        }
+        at.store(header.with_state(if versioned { State::Dying } else { State::Dead }));
         // The claim keeps the account from being emptied here. A `Versioned` arena waits for the readers when it is empty.
         let footprint = claim.arena.footprint(header);
         let (outcome, _) = claim.arena.account.subtract(footprint);
         debug_assert_eq!(outcome, Outcome::Remains);
         self.ring(footprint);
+    }
+
+    /// Wipes a block whose bytes nobody needs any more, and which are not given back yet, if the shuffler scrubs.
+    ///
+    /// # Safety
+    ///
+    /// The arena holds a block of so many payload bytes at this address, and nobody else looks at its payload.
+    #[inline]
+    pub(crate) unsafe fn scrub(&self, arena: ArenaRef, address: usize, payload: usize) {
+        if self.config.scrub {
+            // SAFETY: the caller's promise.
+            unsafe { self.wipe_block(arena, address, payload) };
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`scrub`](Self::scrub).
+    #[cold]
+    #[inline(never)]
+    unsafe fn wipe_block(&self, arena: ArenaRef, address: usize, payload: usize) {
+        if arena.usage() == Use::Large {
+            // SAFETY: the block is alone in its chunk.
+            unsafe { self.pool.wipe_chunk(&self.supply, arena, payload) };
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { wipe(payload_at(address), payload) };
+        }
     }
 
     fn bury_copy(&self, address: usize, header: Header) {

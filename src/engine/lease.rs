@@ -85,8 +85,27 @@ unsafe fn enter<R>(shard: *const Shard, work: impl FnOnce(&mut Private, &Counts,
 /// As [`with_shard`], but only if the thread used this core's shard last: the common case, without the code for others.
 #[inline]
 pub(crate) fn with_last_shard<R>(core: &Core, work: impl FnOnce(&mut Private, &Counts) -> Option<R>) -> Option<R> {
+    // SAFETY: the core is borrowed.
+    unsafe { with_last_shard_of(core.number, work) }
+}
+
+/// As [`with_last_shard`], and never if the core scrubs.
+#[inline]
+pub(crate) fn with_last_shard_unscrubbed<R>(
+    core: &Core,
+    work: impl FnOnce(&mut Private, &Counts) -> Option<R>,
+) -> Option<R> {
+    // SAFETY: the core is borrowed; if it scrubs, the number is nobody's.
+    unsafe { with_last_shard_of(core.unscrubbed_number, work) }
+}
+
+/// # Safety
+///
+/// The core with this number is there, or there never is one.
+#[inline]
+unsafe fn with_last_shard_of<R>(core: u64, work: impl FnOnce(&mut Private, &Counts) -> Option<R>) -> Option<R> {
     let (number, shard) = LAST.get();
-    if number != core.number {
+    if number != core {
         return None;
     }
     // SAFETY: as in `with_shard`.

@@ -51,6 +51,8 @@ use std::time::Instant;
 pub(crate) struct Core {
     /// Never used again in this process, so that thread-local leases cannot be taken for another's.
     pub(crate) number: u64,
+    /// The same, or a number that no core has if this one scrubs: whoever looks for the shard of one that does not need not ask.
+    pub(crate) unscrubbed_number: u64,
     pub(crate) weak: Weak<Core>,
     pub(crate) config: Config,
     pub(crate) table: Table,
@@ -70,11 +72,13 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(config: Config, source: Box<dyn crate::ArenaSource>, numbers: &'static PageNumbers) -> Arc<Self> {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         Arc::new_cyclic(|weak| Self {
-            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            number,
+            unscrubbed_number: if config.scrub { u64::MAX } else { number },
             weak: weak.clone(),
             table: Table::new(numbers),
-            pool: Pool::new(config.arena_bytes, config.survivor_reserve),
+            pool: Pool::new(config.arena_bytes, config.survivor_reserve, config.scrub),
             shards: Shards::new(),
             deferred: Deferred::new(),
             seats: Seats::default(),

@@ -19,6 +19,7 @@ use super::lease::with_shard;
 use super::publish::Held;
 use super::settle::End;
 use crate::arena::shard::add;
+use crate::arena::wipe::wipe;
 use crate::arena::{ArenaRef, Headers, Use};
 use crate::error::{AccessError, AllocError, ResizeError};
 use crate::handle::RawHandle;
@@ -134,6 +135,10 @@ impl<'a> Subject<'a> {
             }
             // SAFETY: the hold keeps the block, whose header it is.
             let header = unsafe { arena.header_of(address) };
+            if core.config.scrub && payload < self.payload {
+                // SAFETY: behind the block's new end, where nothing is any more, and no filler yet.
+                unsafe { wipe(payload_at(address).add(payload), self.payload - payload) };
+            }
             let headers = arena.ground().headers;
             let (before, after) = (headers.room(self.payload), headers.room(payload));
             let rest = before - after;

@@ -2,7 +2,7 @@
 
 use super::Core;
 use super::help::Claim;
-use super::lease::{with_last_shard, with_shard};
+use super::lease::{with_last_shard_unscrubbed, with_shard};
 use crate::arena::shard::add;
 use crate::arena::{ArenaRef, AtomicHeader, Ground, HEADER_BYTES, Header, Headers, Outcome, State, Use};
 use crate::handle::RawHandle;
@@ -37,6 +37,8 @@ pub(crate) enum End {
     Replaced,
     /// It was to be in another's place and is not: its value was moved out, and the slot goes on.
     Unused,
+    /// Its copy is the block now, and the slot goes on.
+    Moved,
 }
 
 impl End {
@@ -55,6 +57,7 @@ struct Burial<'a> {
     arena: ArenaRef,
     at: &'a AtomicHeader,
     header: Header,
+    address: usize,
     payload: usize,
     end: End,
 }
@@ -62,8 +65,10 @@ struct Burial<'a> {
 impl Drop for Burial<'_> {
     #[inline]
     fn drop(&mut self) {
-        let Self { core, arena, at, header, payload, end } = *self;
+        let Self { core, arena, at, header, address, payload, end } = *self;
         let footprint = arena.footprint(header);
+        // SAFETY: whoever settles has the bytes to itself, and they are counted until the end of this.
+        unsafe { core.scrub(arena, address, payload) };
         at.store(header.with_state(State::Dead));
         let own = with_shard(core, |shard, counts, _| {
             if end.ends_life() {
@@ -158,11 +163,12 @@ impl Core {
         }
     }
 
-    /// The common case of a free: a block without a destructor, in the arena of such headers that this thread fills.
+    /// The common case of a free: a block without a destructor, in the arena of such headers that this thread fills. One that
+    /// has to be wiped goes the longer way.
     #[inline]
     pub(super) fn settle_own<const COLUMN: bool>(&self, freed: RawHandle, address: usize) -> Option<()> {
         let headers = Headers::select(COLUMN);
-        with_last_shard(self, |shard, counts| {
+        with_last_shard_unscrubbed(self, |shard, counts| {
             let bump = shard.ground(Ground { versioned: false, headers });
             if !bump.covers(address) {
                 return None;
@@ -193,8 +199,8 @@ impl Core {
         }
         // SAFETY: the block's bytes are still counted in the arena.
         let header = unsafe { arena.header_of(address) }.load();
-        if moving && registry().drops(header.tag()) {
-            // A destructor writes to the bytes that a mover may be reading.
+        if moving && (self.config.scrub || registry().drops(header.tag())) {
+            // A destructor, or who wipes, writes to the bytes that a mover may be reading.
             self.deferred.ready.push(Record::Settle { address, after_claims: true, end: End::Freed });
             self.notify();
             return;
@@ -211,7 +217,7 @@ impl Core {
         // SAFETY: the block's bytes are counted in the arena until the burial.
         let (at, payload) = unsafe { (arena.header_of(address), arena.payload_bytes(address)) };
         let header = at.load();
-        let burial = Burial { core: self, arena, at, header, payload, end };
+        let burial = Burial { core: self, arena, at, header, address, payload, end };
         let info = registry().info(header.tag());
         if end.drops_value() && info.needs_drop() {
             at.store(header.with_state(State::Dying));
@@ -240,7 +246,7 @@ impl Core {
             let Some(record) = self.deferred.next() else { break };
             match record {
                 Record::Recycle(arena) => self.recycle(arena),
-                Record::Settle { address, .. } if !drops && self.has_destructor(address) => {
+                Record::Settle { address, end, .. } if !drops && end.drops_value() && self.has_destructor(address) => {
                     later.push(record);
                     continue;
                 }
