@@ -100,16 +100,10 @@ impl Arena {
 type Body = Box<dyn FnOnce(&Arena) + Send>;
 
 fn race<const N: usize>(arena: &Arc<Arena>, bodies: [Body; N]) {
-    let others: Vec<_> = bodies
-        .into_iter()
-        .map(|body| {
-            let arena = arena.clone();
-            loom::thread::spawn(move || body(&arena))
-        })
-        .collect();
-    for other in others {
-        other.join().unwrap();
-    }
+    model::race(bodies.into_iter().map(|body| {
+        let arena = arena.clone();
+        move || body(&arena)
+    }));
 }
 
 fn dead() -> Body {
