@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 mod common;
-use common::eventually;
+use common::{assert_stays_asleep, eventually, in_a_child, sleeps};
 
 const MIB: u64 = 1 << 20;
 
@@ -28,39 +28,12 @@ fn sparse(shuffler: &Shuffler, blocks: usize, size: usize, keep: usize) -> Vec<H
     kept
 }
 
-/// Times that the compactors' threads of this process went to sleep by themselves. `None` where the system does not tell.
-fn sleeps() -> Option<u64> {
-    let mut total = 0;
-    for task in std::fs::read_dir("/proc/self/task").ok()? {
-        let path = task.ok()?.path();
-        // A thread may end between the two looks.
-        let Ok(name) = std::fs::read_to_string(path.join("comm")) else { continue };
-        if name.trim() == "shuffler" {
-            let status = std::fs::read_to_string(path.join("status")).ok()?;
-            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
-            total += line.trim().parse::<u64>().ok()?;
-        }
-    }
-    Some(total)
-}
-
 #[test]
 fn an_idle_shuffler_sleeps() {
     // In a process of its own, where no other test has a compactor.
     const CHILD: &str = "IDLE_CHILD";
     if std::env::var_os(CHILD).is_none() {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["an_idle_shuffler_sleeps", "--exact", "--nocapture"])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        print!("{text}");
+        print!("{}", in_a_child("an_idle_shuffler_sleeps", CHILD, "1"));
         return;
     }
     if sleeps().is_none() {
@@ -77,15 +50,11 @@ fn an_idle_shuffler_sleeps() {
     let seen = reader.get(versioned).unwrap();
     assert_eq!(shuffler.free(versioned), Ok(Freed::Now));
     drop(paused);
-    // The looks for a reader end within about a second, the giving back after half a second more.
+    // The looks for a reader end within about a second, the giving back after half a second more; nothing tells that they
+    // are over.
     eventually("the thread has started", || shuffler.stats().moves > 0);
     thread::sleep(Duration::from_secs(3));
-    assert_eq!(shuffler.stats().compactor, CompactorState::Parked);
-    let before = sleeps().unwrap();
-    thread::sleep(Duration::from_secs(10));
-    let after = sleeps().unwrap();
-    assert!(before > 0, "there is a thread to look at");
-    assert_eq!(after, before, "it woke up");
+    assert_stays_asleep(&shuffler, Duration::from_secs(10));
     assert_eq!(*seen, 7);
     // What was waited for happens: it is told.
     let moves = shuffler.stats().moves;
@@ -158,6 +127,7 @@ fn pins_that_come_and_go_lose_nothing() {
         }
         for _ in 0..300 {
             shuffler.shuffle();
+            // So that other holds are there at the next.
             thread::sleep(Duration::from_millis(1));
         }
         stop.store(1, Ordering::Relaxed);
