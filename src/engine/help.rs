@@ -27,6 +27,9 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         if self.arena.account.unclaim() == Outcome::Emptied {
             self.core.retire(self.arena);
+        } else if self.core.deferred.waits_for_movers() {
+            // It may have waited for this claim.
+            self.core.notify();
         }
     }
 }

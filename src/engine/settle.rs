@@ -189,6 +189,9 @@ impl Core {
     pub(crate) fn settle_freed(&self, address: usize, moving: bool) {
         let arena = self.arena_of(address);
         if arena.ground().versioned {
+            if moving {
+                self.deferred.begin_wait_for_movers();
+            }
             self.defer(Record::Settle { address, after_claims: moving, end: End::Freed });
             return;
         }
@@ -196,6 +199,7 @@ impl Core {
         let header = unsafe { arena.header_of(address) }.load();
         if moving && registry().drops(header.tag()) {
             // A destructor writes to the bytes that a mover may be reading.
+            self.deferred.begin_wait_for_movers();
             self.deferred.ready.push(Record::Settle { address, after_claims: true, end: End::Freed });
             self.notify();
             return;
@@ -253,11 +257,18 @@ impl Core {
                     }
                     let settled = catch_unwind(AssertUnwindSafe(|| self.settle(address, end)));
                     keep_first(&mut first_panic, settled);
+                    if after_claims {
+                        self.deferred.end_wait_for_movers();
+                    }
                 }
             }
             done += 1;
         }
-        self.deferred.put_back(later);
+        if !later.is_empty() {
+            self.deferred.put_back(later);
+            // Who was told meanwhile did not find them.
+            self.notify();
+        }
         (done, first_panic)
     }
 
