@@ -234,7 +234,9 @@ impl Core {
             return LastWalk::Stands;
         };
         let witness = RawHandle::from_bits(bits);
-        let Some(entry) = self.table.entry(witness.slot()) else { return LastWalk::Moot };
+        // Slot 0 at version 0, whose block is being made, is the one witness that no handle can name.
+        let slot = if witness.is_invalid() { 0 } else { witness.slot() };
+        let Some(entry) = self.table.entry(slot) else { return LastWalk::Moot };
         let since = entry.version().wrapping_sub(witness.version());
         let unchanged = if witness.version().is_multiple_of(2) {
             since == 0
