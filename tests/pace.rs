@@ -1,6 +1,8 @@
 //! What the compactor costs and what it gains: pace, pins, limits, budgets.
 
-use memory_shuffler::{AccessError, AllocError, Budget, CompactorState, Freed, Handle, OwnedRent, Shuffler, Trigger};
+use memory_shuffler::{
+    AccessError, AllocError, Budget, CompactorState, Freed, Handle, OwnedRent, ResizeError, Shuffler, Trigger,
+};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -273,6 +275,40 @@ fn pressure_is_told_before_an_allocation_fails() {
     let evicted = evicted.load(Ordering::Relaxed);
     assert!(evicted >= 44_000, "{evicted}");
     assert_eq!(shuffler.stats().live_blocks as usize, 60_000 - evicted);
+}
+
+#[test]
+fn what_can_never_fit_is_refused_at_once() {
+    const LIMIT: usize = 64 << 20;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = {
+        let calls = calls.clone();
+        move |_| {
+            calls.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let builder = Shuffler::builder().trigger(Trigger::Manual).memory_limit(LIMIT).on_pressure(count);
+    let shuffler = builder.build().unwrap();
+    let grown = shuffler.alloc::<u8>(1 << 20).unwrap();
+    // There is much that a step could move.
+    let kept = sparse(&shuffler, 100_000, 400, 10);
+    // The last one fits below the limit, but not beside what is left to movers there.
+    for bytes in [1 << 30, LIMIT + 1, LIMIT] {
+        let refused = |error: AllocError| {
+            let AllocError::MemoryLimit { limit, requested, .. } = error else { panic!("{error}") };
+            assert!(limit == LIMIT && requested >= bytes, "{error}");
+        };
+        refused(shuffler.alloc::<u8>(bytes).unwrap_err());
+        let Err(ResizeError::Alloc(error)) = shuffler.resize(grown, bytes) else { panic!("{bytes}") };
+        refused(error);
+        assert_eq!((shuffler.stats().moves, calls.load(Ordering::Relaxed)), (0, 0), "{bytes}");
+    }
+    // What could fit is worth a step, and a question if that is not enough.
+    let half = shuffler.alloc::<u8>(40 << 20).unwrap();
+    assert!(shuffler.stats().moves > 0 && calls.load(Ordering::Relaxed) == 0);
+    assert!(shuffler.alloc::<u8>(40 << 20).is_err() && shuffler.valid_handle(half));
+    assert!(calls.load(Ordering::Relaxed) > 0);
+    assert!(kept.iter().all(|&handle| shuffler.valid_handle(handle)));
 }
 
 #[test]
