@@ -278,6 +278,35 @@ fn pressure_is_told_before_an_allocation_fails() {
 }
 
 #[test]
+fn moving_does_not_pile_up_what_a_reader_keeps() {
+    const ARENA: usize = 64 << 10;
+    const ARENAS: usize = 128;
+    let shuffler = Shuffler::builder().trigger(Trigger::Manual).arena_bytes(ARENA).retain_bytes(0).build().unwrap();
+    let paused = shuffler.pause();
+    let make = |number: usize| shuffler.create_versioned([number; 128]).unwrap();
+    let all: Vec<_> = (0..ARENAS * ARENA / (8 * 128 + 8)).map(make).collect();
+    for (_, value) in all.iter().enumerate().filter(|(index, _)| index % 8 != 0) {
+        assert_eq!(shuffler.free(*value), Ok(Freed::Now));
+    }
+    // They are settled, but nothing is moved yet.
+    shuffler.shuffle();
+    assert_eq!((shuffler.stats().waiting, shuffler.stats().moves), (0, 0));
+    drop(paused);
+    let (reader, before) = (shuffler.reader(), shuffler.stats().resident_bytes);
+    shuffler.shuffle();
+    let stats = shuffler.stats();
+    assert!(stats.moves > 0 && stats.waiting_bytes <= (ARENAS / 8 + 8) as u64 * ARENA as u64, "{stats:?}");
+    for (index, value) in all.iter().enumerate().step_by(8) {
+        assert_eq!(reader.get(*value), Ok(&[index; 128]));
+    }
+    // When it has gone, so does the rest.
+    drop(reader);
+    shuffler.shuffle();
+    assert!(shuffler.stats().resident_bytes < before / 4, "{:?}", shuffler.stats());
+    assert!(all.iter().step_by(8).all(|&value| shuffler.valid_handle(value)));
+}
+
+#[test]
 fn what_can_never_fit_is_refused_at_once() {
     const LIMIT: usize = 64 << 20;
     let calls = Arc::new(AtomicUsize::new(0));
