@@ -4,6 +4,10 @@
 //! run. The compactor is on. Rounds are interleaved; medians of all threads' operations together, millions a second.
 #![allow(clippy::disallowed_types, reason = "the models that need the library's own atomics are elsewhere")]
 
+#[path = "common/median.rs"]
+mod median;
+
+use median::median;
 use memory_shuffler::{Handle, Shuffler};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -141,16 +145,12 @@ fn measure<M: Memory>(memory: &M, shared: &[M::Object], load: Load, threads: usi
         }
         start.wait();
         let began = Instant::now();
+        // The load lasts so long.
         thread::sleep(length);
         stop.store(true, Ordering::Relaxed);
         elapsed = began.elapsed();
     });
     total.into_inner() as f64 / elapsed.as_secs_f64() / 1e6
-}
-
-fn median(mut speeds: Vec<f64>) -> f64 {
-    speeds.sort_by(f64::total_cmp);
-    speeds[speeds.len() / 2]
 }
 
 fn main() {

@@ -123,6 +123,10 @@ mutant 'a walker does not look at the account again after its claim' account a_w
     's/if arena\.account\.balance\(\)\.live != left \{/if arena.account.balance().live > 9 * left {/'
 mutant 'an arena is watched only after the claim is given back' account a_watched_arena_and_a_death loom_tests/account.rs \
     's/(                watched\.store\(true, Ordering::Relaxed\);\n)(                arena\.unclaim\(\);\n)(                if )/$2                let again = arena.account.balance().live;\n$1$3again != left \&\& /'
+mutant 'a death looks whether its arena is watched before it takes its bytes off' account a_watched_arena_and_a_death loom_tests/account.rs \
+    's/(                arena\.subtract\(\);\n                if )watched\.load\(Ordering::Relaxed\)/                let was_watched = watched.load(Ordering::Relaxed);\n$1was_watched/'
+mutant 'unclaim: no release, seen from the watch' account a_watched_arena_and_two_deaths $account \
+    's/fetch_sub\(CLAIM, Ordering::AcqRel\)/fetch_sub(CLAIM, Ordering::Acquire)/'
 mutant 'a sleeper does not validate under the lock' entry a_waiter_and_the_last_return $callers \
     's/if self\.world\.entry\.is_waited\(version\) \{/if true {/'
 mutant 'the last return wakes nobody' entry a_waiter_and_the_last_return $entry \
@@ -200,6 +204,8 @@ mutant 'seal: in two steps' account sealing_against_subtractions $account \
     's/let word = self\.0\.fetch_add\(delta, Ordering::AcqRel\)\.wrapping_add\(delta\);/self.0.fetch_add(delta.wrapping_sub(SEALED), Ordering::AcqRel);\n        let word = self.0.fetch_or(SEALED, Ordering::AcqRel);/'
 mutant 'who empties is judged by a second look' account two_subtractions_and_a_claim $account \
     's/Outcome::of\(before - bytes as u64\)/Outcome::of(self.0.load(Ordering::Acquire))/'
+mutant 'a puncher asks for other claims by a plain look' account a_puncher_a_free_and_a_late_helper $account \
+    's/self\.0\.fetch_add\(0, Ordering::AcqRel\)/self.0.load(Ordering::Acquire)/'
 
 # The directory.
 mutant 'a look-up removes whatever the key names by then' directory reuse_under_one_key $directory \

@@ -11,6 +11,7 @@ mod primitive;
 use account::{Account, Outcome};
 use loom::cell::UnsafeCell;
 use model::{Paths, check};
+use std::iter;
 use std::sync::Arc;
 
 /// Bytes that each block counts.
@@ -99,17 +100,11 @@ impl Arena {
 
 type Body = Box<dyn FnOnce(&Arena) + Send>;
 
-fn race<const N: usize>(arena: &Arc<Arena>, bodies: [Body; N]) {
-    let others: Vec<_> = bodies
-        .into_iter()
-        .map(|body| {
-            let arena = arena.clone();
-            loom::thread::spawn(move || body(&arena))
-        })
-        .collect();
-    for other in others {
-        other.join().unwrap();
-    }
+fn race(arena: &Arc<Arena>, bodies: impl IntoIterator<Item = Body>) {
+    model::race(bodies.into_iter().map(|body| {
+        let arena = arena.clone();
+        move || body(&arena)
+    }));
 }
 
 fn dead() -> Body {
@@ -273,13 +268,12 @@ fn a_sole_claimer_has_unlinked_memory_to_itself() {
 
 /// A walker leaves a held block behind and marks the arena as watched; whoever takes bytes off that it had counted tells the
 /// compactor, or the walker does.
-#[test]
-fn a_watched_arena_and_a_death() {
+fn watched_by_a_walk(name: &str, preemptions: usize, deaths: usize) {
     use primitive::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     let paths = ["the death told", "the walker told", "seen by the walk"];
-    check("a watched arena and a death", 5, &paths, |paths| {
+    check(name, preemptions, &paths, move |paths| {
         let arena = Arena::new(paths);
-        arena.account.open_sealed(2 * BLOCK);
+        arena.account.open_sealed((deaths + 1) * BLOCK);
         let (watched, told) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let walker: Body = {
             let (watched, told) = (watched.clone(), told.clone());
@@ -297,7 +291,7 @@ fn a_watched_arena_and_a_death() {
                 }
             })
         };
-        let death: Body = {
+        let death = || -> Body {
             let (watched, told) = (watched.clone(), told.clone());
             Box::new(move |arena| {
                 arena.subtract();
@@ -307,9 +301,62 @@ fn a_watched_arena_and_a_death() {
                 }
             })
         };
-        race(&arena, [walker, death]);
+        race(&arena, iter::once(walker).chain((0..deaths).map(|_| death())));
         assert!(told.load(Ordering::Relaxed) > 0, "something died after the walk, and nobody told");
         assert!(arena.subtract(), "the held block is the last");
         arena.assert_emptied(1);
+    });
+}
+
+#[test]
+fn a_watched_arena_and_a_death() {
+    watched_by_a_walk("a watched arena and a death", 5, 1);
+}
+
+#[test]
+fn a_watched_arena_and_two_deaths() {
+    watched_by_a_walk("a watched arena and two deaths", 3, 2);
+}
+
+/// A block without a destructor that was freed while it was being moved is settled at once, without a claim: its header is DEAD
+/// before its bytes are taken off. Who then punches must not meet a helper that comes late and still finds the old word.
+#[test]
+fn a_puncher_a_free_and_a_late_helper() {
+    use primitive::sync::atomic::{AtomicU32, Ordering};
+    let paths = ["punched", "not dead yet", "in company", "copied", "found it unlinked"];
+    check("a puncher, a free and a late helper", 3, &paths, |paths| {
+        let arena = Arena::new(paths);
+        arena.account.open_sealed(2 * BLOCK);
+        let (word, header) = (Arc::new(AtomicU32::new(1)), Arc::new(AtomicU32::new(0)));
+        let (free_word, free_header) = (word.clone(), header.clone());
+        let free: Body = Box::new(move |arena| {
+            // Close the word, then DEAD, then the bytes.
+            free_word.store(0, Ordering::Release);
+            free_header.store(1, Ordering::Release);
+            let _ = arena.account.subtract(BLOCK);
+        });
+        let puncher: Body = Box::new(move |arena| {
+            assert!(arena.account.claim());
+            if header.load(Ordering::Acquire) == 0 {
+                arena.paths.reached("not dead yet");
+            } else if !arena.account.is_sole_claim() {
+                arena.paths.reached("in company");
+            } else {
+                arena.paths.reached("punched");
+                arena.write(3);
+            }
+            let _ = arena.account.unclaim();
+        });
+        let helper: Body = Box::new(move |arena| {
+            assert!(arena.account.claim());
+            if word.load(Ordering::Acquire) == 1 {
+                arena.paths.reached("copied");
+                assert_eq!(arena.read(), 0, "copied what was punched");
+            } else {
+                arena.paths.reached("found it unlinked");
+            }
+            let _ = arena.account.unclaim();
+        });
+        race(&arena, [free, puncher, helper]);
     });
 }

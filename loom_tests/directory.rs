@@ -4,30 +4,18 @@
 //! of `src/directory/mod.rs`: what is done under the lock, and what only after it. Which block a grant means, who may free it
 //! and which grant a look-up may remove is what can go wrong between a lock and an entry; that is modelled.
 
-#[path = "../src/arena/account.rs"]
-#[allow(dead_code, reason = "the models use the library's file as it is, not all of it")]
-mod account;
-#[path = "../src/table/entry.rs"]
-#[allow(dead_code, reason = "as above")]
-mod entry;
-#[path = "../src/arena/header.rs"]
-#[allow(dead_code, reason = "as above")]
-mod header;
 #[path = "support/model.rs"]
 mod model;
 #[path = "support/primitive.rs"]
 mod primitive;
-#[path = "../src/table/word.rs"]
-#[allow(dead_code, reason = "as above")]
-mod word;
 #[path = "support/world.rs"]
-#[allow(dead_code, reason = "as above")]
+#[allow(dead_code, reason = "the models of a directory need a part of it")]
 mod world;
 
-use entry::Refused;
 use loom::sync::Mutex;
 use model::{Paths, check};
 use std::sync::Arc;
+use world::entry::Refused;
 use world::{Freed, HOME, Mine, World};
 
 /// From here on a version is that of a block of another slot, of which nothing is known but whether it was freed.
@@ -130,17 +118,10 @@ impl Names {
 
 /// Runs one thread for each body, and joins.
 fn race<const N: usize>(names: &Arc<Names>, bodies: [fn(&Names, &Mine); N]) {
-    let threads: Vec<_> = bodies
-        .into_iter()
-        .enumerate()
-        .map(|(i, body)| {
-            let names = names.clone();
-            loom::thread::spawn(move || body(&names, &Mine::new(&names.world, i + 1)))
-        })
-        .collect();
-    for thread in threads {
-        thread.join().unwrap();
-    }
+    model::race(bodies.into_iter().enumerate().map(|(i, body)| {
+        let names = names.clone();
+        move || body(&names, &Mine::new(&names.world, i + 1))
+    }));
 }
 
 fn renter(names: &Names, mine: &Mine) {

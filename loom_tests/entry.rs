@@ -2,28 +2,16 @@
 //!
 //! What each model would miss, and which fault makes it fail, stands in the README beside this file.
 
-#[path = "../src/arena/account.rs"]
-#[allow(dead_code, reason = "the models use the library's file as it is, not all of it")]
-mod account;
-#[path = "../src/table/entry.rs"]
-#[allow(dead_code, reason = "as above")]
-mod entry;
-#[path = "../src/arena/header.rs"]
-#[allow(dead_code, reason = "as above")]
-mod header;
 #[path = "support/model.rs"]
 mod model;
 #[path = "support/primitive.rs"]
 mod primitive;
-#[path = "../src/table/word.rs"]
-#[allow(dead_code, reason = "as above")]
-mod word;
 #[path = "support/world.rs"]
 mod world;
 
-use entry::{Hold, Refused, Waiting};
 use model::check;
 use std::sync::Arc;
+use world::entry::{Hold, Refused, Waiting};
 use world::{Freed, HOME, Mine, World};
 
 type Body = Box<dyn FnOnce(&Mine) + Send>;
@@ -34,17 +22,10 @@ fn thread(body: impl FnOnce(&Mine) + Send + 'static) -> Body {
 
 /// Runs the bodies as one thread each, and joins.
 fn race<const N: usize>(world: &Arc<World>, bodies: [Body; N]) {
-    let threads: Vec<_> = bodies
-        .into_iter()
-        .enumerate()
-        .map(|(i, body)| {
-            let world = world.clone();
-            loom::thread::spawn(move || body(&Mine::new(&world, i + 1)))
-        })
-        .collect();
-    for thread in threads {
-        thread.join().unwrap();
-    }
+    model::race(bodies.into_iter().enumerate().map(|(i, body)| {
+        let world = world.clone();
+        move || body(&Mine::new(&world, i + 1))
+    }));
 }
 
 fn reader(version: u32) -> Body {

@@ -1,6 +1,7 @@
 //! Models of the ready list: every record is carried out once, by one thread, after what its pusher did.
 
 #[path = "support/model.rs"]
+#[allow(dead_code, reason = "the models join their threads when they like")]
 mod model;
 #[path = "support/primitive.rs"]
 mod primitive;

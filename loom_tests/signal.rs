@@ -1,6 +1,7 @@
 //! Models of the compactor's signal: no work is announced in vain.
 
 #[path = "support/model.rs"]
+#[allow(dead_code, reason = "the models join their threads when they like")]
 mod model;
 #[path = "support/primitive.rs"]
 mod primitive;

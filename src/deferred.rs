@@ -16,6 +16,8 @@ pub(crate) struct Deferred<R> {
     pub(crate) ready: Ready<R>,
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
+    /// Records that wait for movers: counted before they are put off, until they are carried out.
+    for_movers: AtomicUsize,
     /// What was taken from `ready` and is not carried out yet.
     queue: Mutex<VecDeque<R>>,
 }
@@ -26,6 +28,7 @@ impl<R: Send + 'static> Deferred<R> {
             ready: Ready::new(),
             waiting: AtomicUsize::new(0),
             waiting_bytes: AtomicUsize::new(0),
+            for_movers: AtomicUsize::new(0),
             queue: Mutex::default(),
         })
     }
@@ -56,6 +59,23 @@ impl<R: Send + 'static> Deferred<R> {
     #[inline]
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.waiting_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts a record that waits for movers, before it is put off.
+    pub(crate) fn begin_wait_for_movers(&self) {
+        self.for_movers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It waits no more.
+    pub(crate) fn end_wait_for_movers(&self) {
+        self.for_movers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether a record waits for movers. Who gave back a claim that a step met, which came to such a record, sees it counted:
+    /// the step had the record from who counted it, and the claims of an arena are read-modify-writes of one word.
+    #[inline]
+    pub(crate) fn waits_for_movers(&self) -> bool {
+        self.for_movers.load(Ordering::Relaxed) > 0
     }
 
     /// The next record to carry out.

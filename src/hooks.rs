@@ -1,6 +1,7 @@
 //! Hooks that stop or spoil a move, for tests of what happens then. Only with the feature `test-hooks`.
 
 use crate::primitive::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 
 const NEVER: u32 = 0;
@@ -48,9 +49,11 @@ pub static HELPER: Gate = Gate(AtomicU32::new(OPEN));
 
 static MID_MOVE: AtomicU32 = AtomicU32::new(NEVER);
 static PARKED: AtomicUsize = AtomicUsize::new(0);
+/// The number of the mover that may go on.
+static RELEASED: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 static CORRUPT: AtomicUsize = AtomicUsize::new(0);
 
-/// The next mover on a background compactor's thread parks for ever in the middle of its first move.
+/// The next mover on a background compactor's thread parks in the middle of its first move, until it is released.
 pub fn park_mid_move() {
     MID_MOVE.store(PARK, Ordering::Relaxed);
 }
@@ -60,9 +63,16 @@ pub fn panic_mid_move() {
     MID_MOVE.store(PANIC, Ordering::Relaxed);
 }
 
-/// How many movers are parked in the middle of a move.
+/// How many movers have parked in the middle of a move.
 pub fn parked() -> usize {
     PARKED.load(Ordering::Relaxed)
+}
+
+/// Lets the mover go on that parked last.
+pub fn release_last() {
+    let (number, changed) = &RELEASED;
+    *number.lock().unwrap_or_else(PoisonError::into_inner) = parked();
+    changed.notify_all();
 }
 
 /// Flips one byte in the next copy of at least 16 bytes that a move makes.
@@ -77,10 +87,10 @@ pub(crate) fn mid_move() {
     MOVER.pass();
     match MID_MOVE.swap(NEVER, Ordering::Relaxed) {
         PARK => {
-            PARKED.fetch_add(1, Ordering::Relaxed);
-            loop {
-                thread::park();
-            }
+            let (number, changed) = &RELEASED;
+            let released = number.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = PARKED.fetch_add(1, Ordering::Relaxed) + 1;
+            drop(changed.wait_while(released, |released| *released != own));
         }
         PANIC => panic!("a test hook stopped this move"),
         _ => {}

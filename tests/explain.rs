@@ -1,7 +1,6 @@
 //! Every reason that `explain` gives, each brought about.
 
 use memory_shuffler::{Budget, BumpSource, CompactorState, Explanation, Freed, Handle, Reason, Shuffler, Trigger};
-use std::thread;
 use std::time::Duration;
 
 mod common;
@@ -61,7 +60,8 @@ fn held_by_whom_and_how_long() {
     let kept = sparse(&shuffler);
     let rents: Vec<_> = kept.iter().step_by(60).map(|&handle| shuffler.rent(handle).unwrap()).collect();
     shuffler.shuffle();
-    thread::sleep(Duration::from_millis(30));
+    let age = || shuffler.stats().oldest_rent.unwrap().age;
+    eventually("they are held for a while", || age() >= Duration::from_millis(30));
     let reason = find(&shuffler.explain(), |reason| matches!(reason, Reason::Held { .. }));
     let Reason::Held { arenas, bytes, oldest: Some((oldest, name)) } = reason.clone() else { panic!("{reason:?}") };
     assert!(arenas >= rents.len() - 1 && bytes >= arenas as u64 * 1000, "{reason:?}");
@@ -88,7 +88,8 @@ fn a_rent_that_ends_and_another_begins_are_not_one_long_rent() {
     let kept = sparse(&shuffler);
     let rent = shuffler.rent(kept[100]).unwrap();
     shuffler.shuffle();
-    thread::sleep(Duration::from_millis(100));
+    let age = || shuffler.stats().oldest_rent.unwrap().age;
+    eventually("it is held for a while", || age() >= Duration::from_millis(100));
     drop(rent);
     let _other = shuffler.rent(kept[100]).unwrap();
     shuffler.shuffle();

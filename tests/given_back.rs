@@ -4,10 +4,12 @@
 //! What is resident is measured in a process of its own: this test starts itself again.
 
 use memory_shuffler::{Freed, Handle, Shuffler};
-use std::process::Command;
 use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+mod common;
+use common::{in_a_child, resident};
 
 const THREADS: usize = 2;
 // Without optimisation it would take most of a minute.
@@ -18,12 +20,6 @@ const CHILD: &str = "GIVEN_BACK_CHILD";
 
 type Block = Handle<[u64; 2]>;
 type List = Mutex<Vec<Block>>;
-
-/// Bytes of this process that are resident, or `None` where the system does not tell.
-fn resident() -> Option<usize> {
-    let pages: usize = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * 4096)
-}
 
 fn shuffle<T>(items: &mut [T], seed: u64) {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64 ^ seed;
@@ -74,6 +70,7 @@ fn left_in_this_process() -> (usize, Duration) {
         let start = Instant::now();
         let left = || resident().unwrap().saturating_sub(before);
         while left() > MOST_LEFT && start.elapsed() < MOST_QUIET {
+            // It is to be quiet: a look takes time on a core, too.
             thread::sleep(Duration::from_millis(20));
         }
         let outcome = (left(), start.elapsed());
@@ -95,14 +92,9 @@ fn millions_of_blocks_leave_nothing_behind() {
         return;
     }
     let start = Instant::now();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["millions_of_blocks_leave_nothing_behind", "--exact", "--nocapture"])
-        .env(CHILD, "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = in_a_child("millions_of_blocks_leave_nothing_behind", CHILD, "1");
     let figures = text.lines().find_map(|line| line.strip_prefix("left: ")?.split_once(' '));
-    let (left, quiet) = figures.unwrap_or_else(|| panic!("{text}\n{}", String::from_utf8_lossy(&output.stderr)));
+    let (left, quiet) = figures.unwrap_or_else(|| panic!("{text}"));
     println!("{left} bytes left after {quiet} ms of quiet, {:?} in all", start.elapsed());
     assert!(left.parse::<usize>().unwrap() <= MOST_LEFT, "{left} bytes are left: {text}");
 }

@@ -7,9 +7,10 @@
 mod common;
 
 use common::{Checked, Ledger, check_fragmented, eventually, fragmented, pattern};
-use memory_shuffler::{AccessError, CompactorState, Freed, Handle, Shuffler, Trigger, hooks};
+use memory_shuffler::{AccessError, Budget, CompactorState, Freed, Handle, Progress, Shuffler, Trigger, hooks};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 const ARENA: usize = 64 << 10;
@@ -262,6 +263,107 @@ fn row_31_with_the_reserve_in_use_it_is_an_error_and_no_wait() {
         assert!(*shuffler.rent_mut(*handle).unwrap() == *pattern(index as u64 * 4, ARENA / 64));
     }
     filler.into_iter().for_each(|handle| assert_eq!(shuffler.free(handle), Ok(Freed::Now)));
+}
+
+/// A value whose destructor begins, and goes on when it may.
+#[derive(Default)]
+struct Blocking {
+    begun: AtomicBool,
+    may_end: AtomicBool,
+}
+
+/// Dropped, it blocks the thread that carries it out.
+struct Blocks(Arc<Blocking>);
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        self.0.begun.store(true, Ordering::Release);
+        eventually("the destructor may end", || self.0.may_end.load(Ordering::Acquire));
+    }
+}
+
+impl Blocking {
+    /// Puts off one that a step comes to.
+    fn put_off(shuffler: &Shuffler) -> Arc<Self> {
+        let this = Arc::new(Self::default());
+        let value = shuffler.create_versioned(Arc::new(Blocks(this.clone()))).unwrap();
+        assert_eq!(shuffler.free(value), Ok(Freed::Now));
+        this
+    }
+
+    fn begins(&self) {
+        eventually("the destructor begins", || self.begun.load(Ordering::Acquire));
+    }
+
+    fn end(&self) {
+        self.may_end.store(true, Ordering::Release);
+    }
+}
+
+/// Lets the compactor look at all that it may wait for. Nothing tells when it has ceased to look by itself; a second of looks
+/// and half a second until it gives back what it kept are over by then.
+fn let_it_cease_to_look(shuffler: &Shuffler) {
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(shuffler.stats().compactor, CompactorState::Parked);
+}
+
+/// A mover, which is not the compactor, is stopped in a move; the block is freed, and its destructor waits for the mover.
+/// Meanwhile the compactor is in another destructor.
+fn a_death_in_a_stopped_move(shuffler: &Shuffler, ledger: &Ledger) -> (Arc<Blocking>, JoinHandle<Progress>) {
+    let compactor = Blocking::put_off(shuffler);
+    compactor.begins();
+    let tokens: Vec<_> = (0..20_000).map(|_| shuffler.create(ledger.token()).unwrap()).collect();
+    let (kept, gone): (Vec<_>, Vec<_>) = tokens.into_iter().enumerate().partition(|(index, _)| index % 8 == 0);
+    gone.into_iter().for_each(|(_, token)| assert_eq!(shuffler.free(token), Ok(Freed::Now)));
+    let before = hooks::parked();
+    hooks::park_mid_move();
+    let mover = {
+        let shuffler = shuffler.clone();
+        let step = move || shuffler.shuffle_step(Budget::default());
+        thread::Builder::new().name("shuffler".into()).spawn(step).unwrap()
+    };
+    eventually("the mover parks in a move", || hooks::parked() > before);
+    kept.into_iter().for_each(|(_, token)| assert_eq!(shuffler.free(token), Ok(Freed::Now)));
+    assert_eq!(ledger.drops(), ledger.made() - 1, "the block in the move waits");
+    (compactor, mover)
+}
+
+#[test]
+fn what_waits_for_a_mover_is_carried_out_when_the_mover_goes_on() {
+    let _alone = alone();
+    let (shuffler, _source) = background();
+    let ledger = Ledger::new(20_000);
+    let (compactor, mover) = a_death_in_a_stopped_move(&shuffler, &ledger);
+    compactor.end();
+    let_it_cease_to_look(&shuffler);
+    assert_eq!(ledger.drops(), ledger.made() - 1);
+    hooks::release_last();
+    mover.join().unwrap();
+    eventually("the compactor is told", || ledger.drops() == ledger.made());
+}
+
+#[test]
+fn what_a_step_could_not_carry_out_is_told_to_the_compactor() {
+    let _alone = alone();
+    let (shuffler, _source) = background();
+    let ledger = Ledger::new(20_000);
+    let (compactor, mover) = a_death_in_a_stopped_move(&shuffler, &ledger);
+    // A step has the record in hand, and is kept in the destructor that comes after it.
+    let kept = Blocking::put_off(&shuffler);
+    let step = {
+        let shuffler = shuffler.clone();
+        thread::spawn(move || shuffler.shuffle_step(Budget::default()))
+    };
+    kept.begins();
+    compactor.end();
+    let_it_cease_to_look(&shuffler);
+    hooks::release_last();
+    mover.join().unwrap();
+    let_it_cease_to_look(&shuffler);
+    assert_eq!(ledger.drops(), ledger.made() - 1);
+    kept.end();
+    step.join().unwrap();
+    eventually("the compactor is told", || ledger.drops() == ledger.made());
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What the compactor costs and what it gains: pace, pins, limits, budgets.
 
-use memory_shuffler::{AccessError, AllocError, Budget, CompactorState, Freed, Handle, OwnedRent, Shuffler, Trigger};
+use memory_shuffler::{
+    AccessError, AllocError, Budget, CompactorState, Freed, Handle, OwnedRent, ResizeError, Shuffler, Trigger,
+};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -10,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 mod common;
-use common::eventually;
+use common::{assert_stays_asleep, eventually, in_a_child, sleeps};
 
 const MIB: u64 = 1 << 20;
 
@@ -28,39 +30,12 @@ fn sparse(shuffler: &Shuffler, blocks: usize, size: usize, keep: usize) -> Vec<H
     kept
 }
 
-/// Times that the compactors' threads of this process went to sleep by themselves. `None` where the system does not tell.
-fn sleeps() -> Option<u64> {
-    let mut total = 0;
-    for task in std::fs::read_dir("/proc/self/task").ok()? {
-        let path = task.ok()?.path();
-        // A thread may end between the two looks.
-        let Ok(name) = std::fs::read_to_string(path.join("comm")) else { continue };
-        if name.trim() == "shuffler" {
-            let status = std::fs::read_to_string(path.join("status")).ok()?;
-            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
-            total += line.trim().parse::<u64>().ok()?;
-        }
-    }
-    Some(total)
-}
-
 #[test]
 fn an_idle_shuffler_sleeps() {
     // In a process of its own, where no other test has a compactor.
     const CHILD: &str = "IDLE_CHILD";
     if std::env::var_os(CHILD).is_none() {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["an_idle_shuffler_sleeps", "--exact", "--nocapture"])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        print!("{text}");
+        print!("{}", in_a_child("an_idle_shuffler_sleeps", CHILD, "1"));
         return;
     }
     if sleeps().is_none() {
@@ -77,15 +52,11 @@ fn an_idle_shuffler_sleeps() {
     let seen = reader.get(versioned).unwrap();
     assert_eq!(shuffler.free(versioned), Ok(Freed::Now));
     drop(paused);
-    // The looks for a reader end within about a second, the giving back after half a second more.
+    // The looks for a reader end within about a second, the giving back after half a second more; nothing tells that they
+    // are over.
     eventually("the thread has started", || shuffler.stats().moves > 0);
     thread::sleep(Duration::from_secs(3));
-    assert_eq!(shuffler.stats().compactor, CompactorState::Parked);
-    let before = sleeps().unwrap();
-    thread::sleep(Duration::from_secs(10));
-    let after = sleeps().unwrap();
-    assert!(before > 0, "there is a thread to look at");
-    assert_eq!(after, before, "it woke up");
+    assert_stays_asleep(&shuffler, Duration::from_secs(10));
     assert_eq!(*seen, 7);
     // What was waited for happens: it is told.
     let moves = shuffler.stats().moves;
@@ -158,6 +129,7 @@ fn pins_that_come_and_go_lose_nothing() {
         }
         for _ in 0..300 {
             shuffler.shuffle();
+            // So that other holds are there at the next.
             thread::sleep(Duration::from_millis(1));
         }
         stop.store(1, Ordering::Relaxed);
@@ -303,6 +275,69 @@ fn pressure_is_told_before_an_allocation_fails() {
     let evicted = evicted.load(Ordering::Relaxed);
     assert!(evicted >= 44_000, "{evicted}");
     assert_eq!(shuffler.stats().live_blocks as usize, 60_000 - evicted);
+}
+
+#[test]
+fn moving_does_not_pile_up_what_a_reader_keeps() {
+    const ARENA: usize = 64 << 10;
+    const ARENAS: usize = 128;
+    let shuffler = Shuffler::builder().trigger(Trigger::Manual).arena_bytes(ARENA).retain_bytes(0).build().unwrap();
+    let paused = shuffler.pause();
+    let make = |number: usize| shuffler.create_versioned([number; 128]).unwrap();
+    let all: Vec<_> = (0..ARENAS * ARENA / (8 * 128 + 8)).map(make).collect();
+    for (_, value) in all.iter().enumerate().filter(|(index, _)| index % 8 != 0) {
+        assert_eq!(shuffler.free(*value), Ok(Freed::Now));
+    }
+    // They are settled, but nothing is moved yet.
+    shuffler.shuffle();
+    assert_eq!((shuffler.stats().waiting, shuffler.stats().moves), (0, 0));
+    drop(paused);
+    let (reader, before) = (shuffler.reader(), shuffler.stats().resident_bytes);
+    shuffler.shuffle();
+    let stats = shuffler.stats();
+    assert!(stats.moves > 0 && stats.waiting_bytes <= (ARENAS / 8 + 8) as u64 * ARENA as u64, "{stats:?}");
+    for (index, value) in all.iter().enumerate().step_by(8) {
+        assert_eq!(reader.get(*value), Ok(&[index; 128]));
+    }
+    // When it has gone, so does the rest.
+    drop(reader);
+    shuffler.shuffle();
+    assert!(shuffler.stats().resident_bytes < before / 4, "{:?}", shuffler.stats());
+    assert!(all.iter().step_by(8).all(|&value| shuffler.valid_handle(value)));
+}
+
+#[test]
+fn what_can_never_fit_is_refused_at_once() {
+    const LIMIT: usize = 64 << 20;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = {
+        let calls = calls.clone();
+        move |_| {
+            calls.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let builder = Shuffler::builder().trigger(Trigger::Manual).memory_limit(LIMIT).on_pressure(count);
+    let shuffler = builder.build().unwrap();
+    let grown = shuffler.alloc::<u8>(1 << 20).unwrap();
+    // There is much that a step could move.
+    let kept = sparse(&shuffler, 100_000, 400, 10);
+    // The last one fits below the limit, but not beside what is left to movers there.
+    for bytes in [1 << 30, LIMIT + 1, LIMIT] {
+        let refused = |error: AllocError| {
+            let AllocError::MemoryLimit { limit, requested, .. } = error else { panic!("{error}") };
+            assert!(limit == LIMIT && requested >= bytes, "{error}");
+        };
+        refused(shuffler.alloc::<u8>(bytes).unwrap_err());
+        let Err(ResizeError::Alloc(error)) = shuffler.resize(grown, bytes) else { panic!("{bytes}") };
+        refused(error);
+        assert_eq!((shuffler.stats().moves, calls.load(Ordering::Relaxed)), (0, 0), "{bytes}");
+    }
+    // What could fit is worth a step, and a question if that is not enough.
+    let half = shuffler.alloc::<u8>(40 << 20).unwrap();
+    assert!(shuffler.stats().moves > 0 && calls.load(Ordering::Relaxed) == 0);
+    assert!(shuffler.alloc::<u8>(40 << 20).is_err() && shuffler.valid_handle(half));
+    assert!(calls.load(Ordering::Relaxed) > 0);
+    assert!(kept.iter().all(|&handle| shuffler.valid_handle(handle)));
 }
 
 #[test]

@@ -547,6 +547,7 @@ fn who_waits_for_a_slice_is_woken() {
         let seen = waiting.clone();
         let act = move || {
             eventually("the other waits", || seen.load(Ordering::Acquire));
+            // So that it sleeps, most of the time. Whether it does changes nothing about what must come.
             std::thread::sleep(Duration::from_millis(20));
         };
         shuffler.rent_mut(handle).unwrap()[from - 1] = Element::acting(&ledger, act);

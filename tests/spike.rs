@@ -5,9 +5,11 @@
 
 use memory_shuffler::{Freed, RawHandle, Shuffler};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
+
+mod common;
+use common::{in_a_child, resident};
 
 const THREADS: usize = 8;
 const BYTES_A_THREAD: usize = 40 << 20;
@@ -27,12 +29,6 @@ fn sizes(thread: usize) -> impl Iterator<Item = usize> {
         left = left.checked_sub(size)?;
         Some(size)
     })
-}
-
-/// Bytes of this process that are resident, or `None` where the system does not tell.
-fn resident() -> Option<usize> {
-    let pages: usize = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * 4096)
 }
 
 /// Runs the spike and returns the live bytes that are left.
@@ -123,15 +119,9 @@ fn ratio_in_this_process(allocator: &str) -> f64 {
 }
 
 fn ratio_of(allocator: &str) -> f64 {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["a_spike_leaves_little_behind", "--exact", "--nocapture"])
-        .env(CHILD, allocator)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = in_a_child("a_spike_leaves_little_behind", CHILD, allocator);
     let line = text.lines().find_map(|line| line.strip_prefix("ratio: "));
-    let line = line.unwrap_or_else(|| panic!("{text}\n{}", String::from_utf8_lossy(&output.stderr)));
-    line.parse().unwrap()
+    line.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Contestants that take turns, so that a change of the machine's speed meets all alike.
 
+#[path = "median.rs"]
+mod median;
+
+use median::median;
 use std::time::{Duration, Instant};
 
 /// One thing that is timed.
@@ -31,11 +35,6 @@ impl<'a> Contestant<'a> {
     fn minimum(&self) -> f64 {
         self.times.iter().copied().fold(f64::INFINITY, f64::min)
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// How long `work` takes.

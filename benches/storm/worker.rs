@@ -437,6 +437,7 @@ impl<'s> Worker<'s> {
                         }
                         2 => self.put(),
                         3 => thread::yield_now(),
+                        // Others go on while this reader looks.
                         4 => thread::sleep(PATIENCE),
                         _ => {}
                     }
@@ -591,6 +592,7 @@ impl<'s> Worker<'s> {
             24 if self.shared.shuffles => shuffler.trim(),
             25..28 => {
                 let paused = shuffler.pause();
+                // The pause lasts so long.
                 thread::sleep(PATIENCE);
                 if self.random.one_in(2) {
                     shuffler.shuffle();

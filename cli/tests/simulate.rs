@@ -1,12 +1,12 @@
 //! `shuffler simulate`: the figures it prints are those of theory, and of a policy worth its name.
 
-use std::fs;
-use std::path::Path;
 use std::process::{Command, Output};
 
 use assert_cmd::cargo::cargo_bin;
 use serde_json::Value;
 use tempfile::TempDir;
+
+mod common;
 
 fn simulate(args: &[&str]) -> Output {
     Command::new(cargo_bin!("shuffler")).arg("simulate").args(args).output().expect("the command starts")
@@ -51,27 +51,9 @@ fn the_quick_figures_are_near_theory_and_far_from_greedy() {
     }
 }
 
-/// Ends with status 2 and one line that names the file and says `reason`, and leaves no output.
-#[track_caller]
-fn assert_file_refused(json: &Path, reason: &str) {
-    let output = simulate(&["--quick", "--json", json.to_str().unwrap()]);
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{text}");
-    assert_eq!(text.lines().count(), 1, "{text}");
-    assert!(text.contains(json.to_str().unwrap()) && text.contains(reason), "{reason} in {text}");
-    assert!(output.stdout.is_empty(), "before anything is run");
-}
-
 #[test]
 fn a_file_that_cannot_be_written_is_refused() {
-    let folder = TempDir::new().unwrap();
-    assert_file_refused(&folder.path().join("no/such/folder.json"), "No such file or directory");
-    assert_file_refused(folder.path(), "directory");
-    let file = folder.path().join("file");
-    fs::write(&file, "not a folder").unwrap();
-    assert_file_refused(&file.join("figures.json"), "Not a directory");
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was written");
-    assert_eq!(fs::read(&file).unwrap(), b"not a folder");
+    common::assert_refuses_what_cannot_be_written(|json| simulate(&["--quick", "--json", json.to_str().unwrap()]));
 }
 
 #[test]

@@ -388,17 +388,10 @@ fn publisher(value: u64, step: bool) -> Body {
 
 /// Runs the bodies as one thread each, joins, and reclaims what is left.
 fn race<const N: usize>(world: &Arc<World>, bodies: [Body; N]) {
-    let threads: Vec<_> = bodies
-        .into_iter()
-        .enumerate()
-        .map(|(i, body)| {
-            let world = world.clone();
-            thread::spawn(move || body(&Mine::new(&world, i + 1)))
-        })
-        .collect();
-    for thread in threads {
-        thread.join().unwrap();
-    }
+    model::race(bodies.into_iter().enumerate().map(|(i, body)| {
+        let world = world.clone();
+        move || body(&Mine::new(&world, i + 1))
+    }));
     finish(world);
 }
 

@@ -23,6 +23,14 @@ impl Paths {
     }
 }
 
+/// Runs the bodies as one thread each, and joins.
+pub(crate) fn race<B: FnOnce() + Send + 'static>(bodies: impl IntoIterator<Item = B>) {
+    let threads: Vec<_> = bodies.into_iter().map(loom::thread::spawn).collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
 /// Runs `body` under every schedule with at most `preemptions` forced switches (`LOOM_MAX_PREEMPTIONS` overrides it), and
 /// checks that every path in `expected` was reached.
 pub(crate) fn check(

@@ -5,17 +5,30 @@
 //! multiple of 8. Arena 0 is sealed and holds the block at [`HOME`]; every thread copies into an active arena of its own.
 //! An emptied arena is poisoned through `with_mut`, so whoever still looks at it races or reads poison.
 
-use crate::account::{Account, Outcome};
-use crate::entry::{Begun, Closed, Entry, Hold, Left, Memory, Refused, Waiting};
-use crate::header::{AtomicHeader, HEADER_BYTES, Header, State};
+#[path = "../../src/arena/account.rs"]
+#[allow(dead_code, reason = "the models use the library's file as it is, not all of it")]
+mod account;
+#[path = "../../src/table/entry.rs"]
+#[allow(dead_code, reason = "as above")]
+pub(crate) mod entry;
+#[path = "../../src/arena/header.rs"]
+#[allow(dead_code, reason = "as above")]
+mod header;
+#[path = "../../src/table/word.rs"]
+#[allow(dead_code, reason = "as above")]
+mod word;
+
 use crate::model::Paths;
-use crate::word::Word;
+use account::{Account, Outcome};
+use entry::{Begun, Closed, Entry, Hold, Left, Memory, Refused, Waiting};
+use header::{AtomicHeader, HEADER_BYTES, Header, State};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::sync::{Condvar, Mutex};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use word::Word;
 
 /// The block's place in arena 0.
 pub(crate) const HOME: usize = 8;

@@ -31,6 +31,11 @@ fn pages(supply: &Supply, payload: usize) -> Option<usize> {
 }
 
 impl Pool {
+    /// Whether a large block of so many bytes would fit below the limit if nothing else were there.
+    pub(crate) fn can_ever_hold(&self, supply: &Supply, payload: usize) -> bool {
+        pages(supply, payload).is_some_and(|pages| pages <= supply.most(self.survivor_reserve))
+    }
+
     /// Memory for one large block, sealed from the first.
     pub(crate) fn take_large(&self, supply: &Supply, block: &LargeBlock, now: u64) -> Result<ArenaRef, AllocError> {
         let align = block.align.max(self.arena_bytes());

@@ -32,6 +32,11 @@ impl Supply {
         self.limit.load(Ordering::Relaxed).saturating_sub(self.held())
     }
 
+    /// The most bytes that are ever held, if `keep` below the limit are left to others.
+    pub(crate) fn most(&self, keep: usize) -> usize {
+        self.limit.load(Ordering::Relaxed).saturating_sub(keep)
+    }
+
     /// Changes the limit.
     pub(crate) fn set_limit(&self, bytes: usize) {
         self.limit.store(bytes, Ordering::Relaxed);

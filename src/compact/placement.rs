@@ -123,7 +123,10 @@ impl Core {
             return false;
         }
         // The oldest first, which is an order that does not depend on time.
-        let mut pass: Vec<Victim> = self.pool.list.iter().filter_map(|arena| self.whole(arena)).collect();
+        let readers_keep_much = self.readers_keep_much();
+        let is_asked_for = |arena: &ArenaRef| !(readers_keep_much && arena.ground().versioned);
+        let mut pass: Vec<Victim> =
+            self.pool.list.iter().filter(is_asked_for).filter_map(|arena| self.whole(arena)).collect();
         pass.reverse();
         let arenas = [pass.len(), self.arenas_to_be_had()];
         plan.dice.cast(&mut pass, arenas);

@@ -189,6 +189,7 @@ impl Core {
     fn candidates<'a>(&self, duty: Duty, scratch: &'a Bump, seen: &mut Seen) -> [Candidates<'a>; Ground::COUNT] {
         // At the limit it is the next arena that counts, not the cheapest in the long run: all are of one age.
         let now = if matches!(duty, Duty::Relief(_)) { 0 } else { self.now() };
+        let readers_keep_much = self.readers_keep_much();
         let mut candidates = Ground::ALL.map(|_| bumpalo::collections::Vec::new_in(scratch));
         for arena in self.pool.list.iter() {
             // First, so that an arena which begins another life after this is not taken for the one that is looked at.
@@ -202,6 +203,9 @@ impl Core {
             if balance.claims > 0 || !self.is_sparse(arena, balance.live, duty) {
                 continue;
             }
+            if readers_keep_much && arena.ground().versioned {
+                continue;
+            }
             match self.last_walk(arena, balance.live) {
                 LastWalk::Moot => {
                     let (live, age) = (self.fill(arena, balance.live), now.saturating_sub(arena.sealed_at()));
@@ -212,6 +216,13 @@ impl Core {
             }
         }
         candidates
+    }
+
+    /// Whether so much waits for readers that no `Versioned` block should be moved: its arena would wait as well, so nothing would
+    /// be gained before they go, and `publish` would be refused for what is none of its doing. (The reader that goes last tells.)
+    pub(super) fn readers_keep_much(&self) -> bool {
+        let share = (self.compactor.survey.used() / 8).max(self.pool.arena_bytes());
+        self.deferred.waiting_bytes() > share.min(self.config.reader_limit / 2)
     }
 
     /// What a choice would see now, without choosing.
@@ -285,7 +296,9 @@ impl Core {
             return LastWalk::Stands;
         };
         let witness = RawHandle::from_bits(bits);
-        let Some(entry) = self.table.entry(witness.slot()) else { return LastWalk::Moot };
+        // Slot 0 at version 0, whose block is being made, is the one witness that no handle can name.
+        let slot = if witness.is_invalid() { 0 } else { witness.slot() };
+        let Some(entry) = self.table.entry(slot) else { return LastWalk::Moot };
         let since = entry.version().wrapping_sub(witness.version());
         let unchanged = if witness.version().is_multiple_of(2) {
             since == 0

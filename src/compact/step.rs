@@ -164,6 +164,8 @@ impl Core {
     fn gain_all(&self) -> ShuffleReport {
         // In steps, so that what waits for readers is looked after in between.
         const LARGE: Budget = Budget { bytes: 16 << 20, time: Duration::from_millis(10) };
+        // To walk arenas in which all is held leads to nothing, but there may be others behind them.
+        let patience = FRUITLESS as usize + 2 * self.pool.list.len();
         let mut fruitless = 0;
         self.sweepers.ask();
         let mut report = ShuffleReport { paused: self.is_paused(), ..ShuffleReport::default() };
@@ -172,7 +174,7 @@ impl Core {
             report.steps += 1;
             report.progress.add(step);
             fruitless = if step.is_fruitless() { fruitless + 1 } else { 0 };
-            if !step.more || fruitless == FRUITLESS {
+            if !step.more || fruitless == patience {
                 return report;
             }
         }

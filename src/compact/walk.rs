@@ -250,6 +250,9 @@ impl Core {
         let known = NonZeroU64::new(arena.walk.witness.load(Ordering::Relaxed)).map(RawHandle::from_bits);
         // Whoever removes the last hold clears the bit that `watch` set.
         let stayed = |known: &RawHandle| {
+            if known.is_invalid() {
+                return false;
+            }
             let entry = self.table.known(known.slot());
             let word = entry.word();
             let is_block = !known.version().is_multiple_of(2) && entry.version() == known.version();

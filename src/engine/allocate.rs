@@ -47,10 +47,18 @@ pub(crate) enum Life {
 }
 
 /// What was tried against the refusals of one allocation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Refusals {
+    /// Payload bytes of a block that needs memory of its own.
+    large: Option<usize>,
     steps: u32,
     calls: u32,
+}
+
+impl Refusals {
+    pub(super) fn new(large: Option<usize>) -> Self {
+        Self { large, steps: 0, calls: 0 }
+    }
 }
 
 /// Set in an extent: the block is large, its size is in its descriptor.
@@ -187,7 +195,8 @@ impl Core {
         if info.is_versioned() && self.is_behind() {
             self.catch_up()?;
         }
-        let mut refusals = Refusals::default();
+        let is_large = !self.pool.is_movable(info.ground().headers, payload, align);
+        let mut refusals = Refusals::new(is_large.then_some(payload));
         loop {
             match self.try_reserve(life, info, payload, align, zeroed) {
                 Err(cause) if self.make_room(cause, &mut refusals) => {}
@@ -202,6 +211,10 @@ impl Core {
     pub(super) fn make_room(&self, refused: AllocError, refusals: &mut Refusals) -> bool {
         const STEPS: u32 = 4;
         let AllocError::MemoryLimit { requested, .. } = refused else { return false };
+        // What is too large for the limit itself fits no better when others have gone.
+        if refusals.large.is_some_and(|payload| !self.pool.can_ever_hold(&self.supply, payload)) {
+            return false;
+        }
         refusals.steps += 1;
         if refusals.steps <= STEPS && self.relieve(requested) {
             return true;

@@ -3,7 +3,7 @@
 use super::Core;
 use super::allocate::payload_at;
 use super::lease::with_shard;
-use super::settle::{End, Record};
+use super::settle::End;
 use crate::arena::shard::add;
 use crate::arena::wipe::wipe;
 use crate::arena::{ArenaRef, AtomicHeader, Extent, Ground, HEADER_BYTES, Header, Outcome, State, Use};
@@ -30,6 +30,9 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         if self.arena.account.unclaim() == Outcome::Emptied {
             self.core.retire(self.arena);
+        } else if self.core.deferred.waits_for_movers() {
+            // It may have waited for this claim.
+            self.core.notify();
         }
     }
 }
@@ -147,8 +150,7 @@ impl Core {
             if !claim.arena.account.is_sole_claim() {
                 // Others may be copying it still.
                 at.store(header.with_state(State::Dying));
-                self.deferred.ready.push(Record::Settle { address: source, after_claims: true, end: End::Moved });
-                self.notify();
+                self.settle_after_claims(source, End::Moved);
                 return;
             }
             // SAFETY: the word named the block no more when nobody else had a claim, and who claims later sees that: so nobody

@@ -52,10 +52,12 @@ impl Core {
         }
         // Memory is looked for without the hold: that may take a while. So the block may be another when it is held again, and
         // is looked at afresh.
-        let (mut successor, mut no_memory, mut refusals) = (None, false, Refusals::default());
+        let is_large = !self.pool.is_movable(Headers::of(info.align), payload, info.align);
+        let mut refusals = Refusals::new(is_large.then_some(payload));
+        let (mut successor, mut no_memory) = (None, false);
         loop {
             let mut subject = self.subject(raw, info)?;
-            let wants_arena = subject.is_large() && self.pool.is_movable(Headers::of(info.align), payload, info.align);
+            let wants_arena = subject.is_large() && !is_large;
             if payload <= subject.room() && (no_memory || !wants_arena) {
                 match subject.resize_in_place(payload) {
                     Err(cause) => {
@@ -78,8 +80,7 @@ impl Core {
             let room = subject.room();
             drop(subject);
             // An arena's block is zeroed behind the old contents only; a chunk of its own may be zero already.
-            let zeroed = !self.pool.is_movable(Headers::of(info.align), payload, info.align);
-            match self.reserve_for(Life::Of(raw.slot()), info, payload, info.align, zeroed) {
+            match self.reserve_for(Life::Of(raw.slot()), info, payload, info.align, is_large) {
                 Ok(building) => successor = Some(building),
                 // To be short in a chunk of its own is better than to be as long as before.
                 Err(_) if payload <= room => no_memory = true,

@@ -194,6 +194,9 @@ impl Core {
     pub(crate) fn settle_freed(&self, address: usize, moving: bool) {
         let arena = self.arena_of(address);
         if arena.ground().versioned {
+            if moving {
+                self.deferred.begin_wait_for_movers();
+            }
             self.defer(Record::Settle { address, after_claims: moving, end: End::Freed });
             return;
         }
@@ -201,11 +204,17 @@ impl Core {
         let header = unsafe { arena.header_of(address) }.load();
         if moving && (self.config.scrub || registry().drops(header.tag())) {
             // A destructor, or who wipes, writes to the bytes that a mover may be reading.
-            self.deferred.ready.push(Record::Settle { address, after_claims: true, end: End::Freed });
-            self.notify();
+            self.settle_after_claims(address, End::Freed);
             return;
         }
         self.settle(address, End::Freed);
+    }
+
+    /// Settles a block that movers may be copying, when they have given back their claims on its arena.
+    pub(super) fn settle_after_claims(&self, address: usize, end: End) {
+        self.deferred.begin_wait_for_movers();
+        self.deferred.ready.push(Record::Settle { address, after_claims: true, end });
+        self.notify();
     }
 
     /// Settles a block that nobody uses.
@@ -258,11 +267,18 @@ impl Core {
                     }
                     let settled = catch_unwind(AssertUnwindSafe(|| self.settle(address, end)));
                     keep_first(&mut first_panic, settled);
+                    if after_claims {
+                        self.deferred.end_wait_for_movers();
+                    }
                 }
             }
             done += 1;
         }
-        self.deferred.put_back(later);
+        if !later.is_empty() {
+            self.deferred.put_back(later);
+            // Who was told meanwhile did not find them.
+            self.notify();
+        }
         (done, first_panic)
     }
 

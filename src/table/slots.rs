@@ -35,8 +35,28 @@ const PAGE_LAYOUT: Layout = match Layout::from_size_align(PAGE_BYTES, 4096) {
 /// Pages that the first directory has room for.
 const FIRST_DIRECTORY: usize = 64;
 
-fn directory(pages: usize) -> Box<[AtomicPtr<Entry>]> {
-    (0..pages).map(|_| AtomicPtr::new(ptr::null_mut())).collect()
+/// Pages by number, as the table keeps them. Others look in through a pointer for as long as it is there, which a box does not
+/// allow once it is moved: so it is a pointer here too.
+#[derive(Debug)]
+struct OwnedDirectory(NonNull<[AtomicPtr<Entry>]>);
+
+impl OwnedDirectory {
+    fn new(pages: usize) -> Self {
+        let pages: Box<[_]> = (0..pages).map(|_| AtomicPtr::new(ptr::null_mut())).collect();
+        Self(NonNull::from(Box::leak(pages)))
+    }
+
+    fn pages(&self) -> &[AtomicPtr<Entry>] {
+        // SAFETY: the box was leaked for this, which alone frees it, when it is dropped.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for OwnedDirectory {
+    fn drop(&mut self) {
+        // SAFETY: made from a box in `new`; the table, which drops it, is used by nobody any more.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
 }
 
 /// A directory that was current at some moment. It may lack pages that were added since.
@@ -101,7 +121,7 @@ impl Page {
 #[derive(Debug)]
 pub(super) struct Growth {
     /// Every directory there was; the last one is current.
-    directories: Vec<Box<[AtomicPtr<Entry>]>>,
+    directories: Vec<OwnedDirectory>,
     /// By number. (A tree, because an array would be copied whole, under the lock, when it outgrows its memory.)
     pub(super) pages: BTreeMap<u32, Page>,
     /// The numbers of those that are dormant.
@@ -144,7 +164,7 @@ unsafe impl Sync for Table {}
 impl Table {
     pub(crate) fn new(numbers: &'static PageNumbers) -> Self {
         let growth = Growth {
-            directories: vec![directory(0)],
+            directories: vec![OwnedDirectory::new(0)],
             pages: BTreeMap::new(),
             dormant: Vec::new(),
             free: FreeSlots::default(),
@@ -205,7 +225,7 @@ impl Table {
     /// Bytes of pages and directories.
     pub(crate) fn bytes(&self) -> usize {
         let growth = self.lock();
-        let directories: usize = growth.directories.iter().map(|directory| size_of_val(&**directory)).sum();
+        let directories: usize = growth.directories.iter().map(|directory| size_of_val(directory.pages())).sum();
         (growth.pages.len() - growth.dormant.len()) * PAGE_BYTES + directories
     }
 
@@ -307,18 +327,19 @@ impl Table {
     fn add_page(&self, page: Page) {
         let mut growth = self.lock();
         let index = page.number.number as usize;
-        let last = growth.directories.last().expect("there is always one");
+        let last = growth.directories.last().expect("there is always one").pages();
         if index >= last.len() {
-            let mut larger = directory((index + 1).next_power_of_two().max(FIRST_DIRECTORY));
-            for (to, from) in larger.iter_mut().zip(last) {
-                *to = AtomicPtr::new(from.load(Ordering::Relaxed));
+            let larger = OwnedDirectory::new((index + 1).next_power_of_two().max(FIRST_DIRECTORY));
+            for (to, from) in larger.pages().iter().zip(last) {
+                // Relaxed: nobody else knows it yet.
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             // Release, both: pair with the acquire in `entry`; the length is published after what has it.
-            self.current.store(larger.as_mut_ptr(), Ordering::Release);
-            self.length.store(larger.len(), Ordering::Release);
+            self.current.store(larger.0.as_ptr().cast(), Ordering::Release);
+            self.length.store(larger.pages().len(), Ordering::Release);
             growth.directories.push(larger);
         }
-        let last = growth.directories.last().expect("there is always one");
+        let last = growth.directories.last().expect("there is always one").pages();
         // Release: pairs with the acquire in `entry`.
         last[index].store(page.entries.as_ptr(), Ordering::Release);
         growth.pages.insert(page.number.number, page);
@@ -338,7 +359,7 @@ impl Table {
         growth.dormant.clear();
         growth.free = FreeSlots::default();
         *self.length.get_mut() = 0;
-        growth.directories = vec![directory(0)];
+        growth.directories = vec![OwnedDirectory::new(0)];
     }
 }
 

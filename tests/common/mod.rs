@@ -9,6 +9,7 @@ use memory_shuffler::{
 };
 use std::alloc::Layout;
 use std::collections::HashMap;
+use std::process::Command;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -416,6 +417,57 @@ impl Drop for Token {
         }
         self.ledger.0[self.id].fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// Times that compactors' threads of this process went to sleep by themselves. `None` where the system does not tell.
+pub fn sleeps() -> Option<u64> {
+    let mut total = 0;
+    for task in std::fs::read_dir("/proc/self/task").ok()? {
+        let path = task.ok()?.path();
+        // A thread may end between the two looks.
+        let Ok(name) = std::fs::read_to_string(path.join("comm")) else { continue };
+        if name.trim() == "shuffler" {
+            let status = std::fs::read_to_string(path.join("status")).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            total += line.trim().parse::<u64>().ok()?;
+        }
+    }
+    Some(total)
+}
+
+/// Asserts that the compactor's thread, parked now, does not wake up for so long. No other test of the process may have one.
+///
+/// # Panics
+///
+/// If it does.
+#[track_caller]
+pub fn assert_stays_asleep(shuffler: &Shuffler, length: Duration) {
+    assert_eq!(shuffler.stats().compactor, CompactorState::Parked);
+    let before = sleeps();
+    // It is the time in which nothing happens that is looked at.
+    std::thread::sleep(length);
+    assert_eq!(sleeps(), before, "it woke up");
+    assert_ne!(before, Some(0), "there is no thread to look at");
+}
+
+/// Runs one test of this executable again, in a process of its own, in which the variable is set; returns what it printed.
+///
+/// # Panics
+///
+/// If it fails.
+pub fn in_a_child(test: &str, variable: &str, value: &str) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let output = command.args([test, "--exact", "--nocapture"]).env(variable, value).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let is_success = output.status.success() && text.contains("1 passed");
+    assert!(is_success, "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// Bytes of this process that are resident, or `None` where the system does not tell.
+pub fn resident() -> Option<usize> {
+    let pages: usize = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * 4096)
 }
 
 /// Figures once the background thread, if there is one, has nothing more to do, and every record that is ready is carried
