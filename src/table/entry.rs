@@ -399,6 +399,11 @@ impl Entry {
     /// Ends the life `version` and closes the word. `None`: another call has ended it.
     #[inline]
     pub(crate) fn free(&self, version: u32) -> Option<Closed> {
+        // Relaxed: only so that a stale handle writes nothing, since the entry's memory may be given back or never have been
+        // used, and a failed exchange would make it resident.
+        if self.version.load(Ordering::Relaxed) != version {
+            return None;
+        }
         // Looked at first only to save time: the exchange in `close_from` goes by what it finds.
         let seen = Word::from_bits(self.word.load(Ordering::Relaxed));
         self.end_life(version).then(|| self.close_from(seen))

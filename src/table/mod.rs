@@ -4,6 +4,7 @@ mod cache;
 mod chain;
 pub(crate) mod entry;
 pub(crate) mod numbers;
+mod reserved;
 pub(crate) mod slots;
 mod upkeep;
 pub(crate) mod word;

@@ -160,6 +160,12 @@ unsafe impl ArenaSource for OsSource {
         self.acquire(layout)
     }
 
+    fn reserve(&self, layout: Layout) -> Option<NonNull<u8>> {
+        // Most of what was allowed is for chunks that will be used.
+        let spare = lock(&self.growth).allowed / 4;
+        if layout.size() <= spare { self.acquire(layout) } else { None }
+    }
+
     unsafe fn release(&self, chunk: NonNull<u8>, layout: Layout) {
         let Some((bytes, _)) = self.extent(layout) else { return };
         // SAFETY: the whole pages of this chunk are the caller's, who is done with them.

@@ -1,0 +1,62 @@
+//! Address space for every page that a table can have.
+//!
+//! Where the source can reserve so much, the pages lie in one range, in the order of their numbers. A slot leads to its entry
+//! by one addition then, with no directory and no check on the way, and reads are a third faster for it: of many reads
+//! that miss the cache, as many overlap as the processor has room for the instructions of. What has no page reads as zero,
+//! which refuses everything.
+
+use super::entry::Entry;
+use crate::arena::Supply;
+use crate::primitive::sync::atomic::{AtomicUsize, Ordering};
+use std::alloc::Layout;
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+
+/// Room for every slot that a handle can name: 64 GiB.
+const LAYOUT: Layout = match Layout::from_size_align(size_of::<Entry>() << 32, 4096) {
+    Ok(layout) => layout,
+    Err(_) => unreachable!(),
+};
+
+/// Tables of the process that have a range, at the most: together a quarter of the address space that systems commonly give
+/// a process. The rest is for arenas; later tables do without.
+const MOST: usize = 512;
+static TABLES: AtomicUsize = AtomicUsize::new(0);
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Reserved {
+    /// Empty until the first page is made: an empty table costs nothing. `None`: there is no such range.
+    entries: OnceLock<Option<NonNull<Entry>>>,
+}
+
+impl Reserved {
+    /// The entry of slot 0, if there is a range. There is room for every slot, which reads as zero where there is no page.
+    #[inline]
+    pub(super) fn entries(&self) -> Option<NonNull<Entry>> {
+        *self.entries.get()?
+    }
+
+    /// As [`entries`](Self::entries); the first call asks the source.
+    pub(super) fn reserve(&self, supply: &Supply) -> Option<NonNull<Entry>> {
+        *self.entries.get_or_init(|| {
+            // Relaxed, here and below: the count orders nothing.
+            let another = |count: usize| (count < MOST).then_some(count + 1);
+            TABLES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, another).ok()?;
+            let entries = supply.reserve(LAYOUT);
+            if entries.is_none() {
+                TABLES.fetch_sub(1, Ordering::Relaxed);
+            }
+            entries.map(NonNull::cast)
+        })
+    }
+
+    /// Gives the range back, if there is one, of whose bytes `charged` count as held. Nobody may use it any more.
+    pub(super) fn release(&mut self, supply: &Supply, charged: usize) {
+        if let Some(entries) = self.entries.take().flatten() {
+            // SAFETY: it came from this supply with this layout, and nobody uses it any more.
+            unsafe { supply.release_charged(entries.cast(), LAYOUT, charged) };
+            TABLES.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
