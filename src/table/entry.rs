@@ -210,17 +210,17 @@ impl Entry {
         self.version.load(Ordering::Relaxed) == version
     }
 
-    /// Where the payload of the life `version` is, for a reader that was pinned before: its epoch keeps what is there. `None`:
-    /// the slot is not in that life.
+    /// The word of the life `version`, for a reader that was pinned before: its epoch keeps what it leads to. `None`: the slot is
+    /// not in that life.
     ///
     /// The life began before: `version` is odd and comes from a handle whose making happened before this call.
     #[inline]
-    pub(crate) fn read(&self, version: u32) -> Option<usize> {
+    pub(crate) fn read(&self, version: u32) -> Option<Word> {
         // The life's begin happened before, so the word is none that was there before it. A word that came after its end,
         // closed, vacant or another life's, brings the next version along. So if the version stands, the word is the life's
         // own, and open.
         let word = self.word();
-        self.is_in(version).then(|| word.address())
+        self.is_in(version).then_some(word)
     }
 
     /// Takes a hold for the life `version` and returns the payload's address.

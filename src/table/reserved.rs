@@ -7,10 +7,11 @@
 
 use super::entry::Entry;
 use crate::arena::Supply;
-use crate::primitive::sync::atomic::{AtomicUsize, Ordering};
+use crate::primitive::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::alloc::Layout;
-use std::ptr::NonNull;
-use std::sync::OnceLock;
+use std::mem;
+use std::ptr::{self, NonNull};
+use std::sync::Once;
 
 /// Room for every slot that a handle can name: 64 GiB.
 const LAYOUT: Layout = match Layout::from_size_align(size_of::<Entry>() << 32, 4096) {
@@ -24,36 +25,46 @@ const MOST: usize = 512;
 static TABLES: AtomicUsize = AtomicUsize::new(0);
 
 /// See the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reserved {
-    /// Empty until the first page is made: an empty table costs nothing. `None`: there is no such range.
-    entries: OnceLock<Option<NonNull<Entry>>>,
+    /// Null: there is no range, or none yet.
+    entries: AtomicPtr<Entry>,
+    /// The source was asked: when the first page is made, since an empty table costs nothing.
+    asked: Once,
 }
 
 impl Reserved {
+    pub(super) const fn new() -> Self {
+        Self { entries: AtomicPtr::new(ptr::null_mut()), asked: Once::new() }
+    }
+
     /// The entry of slot 0, if there is a range. There is room for every slot, which reads as zero where there is no page.
     #[inline]
     pub(super) fn entries(&self) -> Option<NonNull<Entry>> {
-        *self.entries.get()?
+        // Acquire: pairs with the release in `reserve`; the range is there.
+        NonNull::new(self.entries.load(Ordering::Acquire))
     }
 
     /// As [`entries`](Self::entries); the first call asks the source.
     pub(super) fn reserve(&self, supply: &Supply) -> Option<NonNull<Entry>> {
-        *self.entries.get_or_init(|| {
+        self.asked.call_once(|| {
             // Relaxed, here and below: the count orders nothing.
             let another = |count: usize| (count < MOST).then_some(count + 1);
-            TABLES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, another).ok()?;
-            let entries = supply.reserve(LAYOUT);
-            if entries.is_none() {
-                TABLES.fetch_sub(1, Ordering::Relaxed);
+            if TABLES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, another).is_err() {
+                return;
             }
-            entries.map(NonNull::cast)
-        })
+            match supply.reserve(LAYOUT) {
+                // Release: pairs with the acquire in `entries`.
+                Some(entries) => self.entries.store(entries.cast().as_ptr(), Ordering::Release),
+                None => drop(TABLES.fetch_sub(1, Ordering::Relaxed)),
+            }
+        });
+        self.entries()
     }
 
     /// Gives the range back, if there is one, of whose bytes `charged` count as held. Nobody may use it any more.
     pub(super) fn release(&mut self, supply: &Supply, charged: usize) {
-        if let Some(entries) = self.entries.take().flatten() {
+        if let Some(entries) = NonNull::new(mem::replace(self.entries.get_mut(), ptr::null_mut())) {
             // SAFETY: it came from this supply with this layout, and nobody uses it any more.
             unsafe { supply.release_charged(entries.cast(), LAYOUT, charged) };
             TABLES.fetch_sub(1, Ordering::Relaxed);

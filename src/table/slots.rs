@@ -167,7 +167,7 @@ impl Table {
             upkeep: Upkeep::default(),
         };
         Self {
-            reserved: Reserved::default(),
+            reserved: Reserved::new(),
             current: AtomicPtr::new(ptr::dangling_mut()),
             length: AtomicUsize::new(0),
             growth: Mutex::new(growth),
@@ -180,7 +180,11 @@ impl Table {
     /// The entry of a slot. If this table never had its page, it is `None`, or one that is in no life.
     #[inline]
     pub(crate) fn entry(&self, slot: u32) -> Option<&Entry> {
-        self.directory().entry(slot)
+        match self.reserved.entries() {
+            // SAFETY: as in `PageDirectory::entry`.
+            Some(entries) => Some(unsafe { entries.add(slot as usize).as_ref() }),
+            None => self.directory().entry_in_page(slot),
+        }
     }
 
     /// Whether this table has the page of a slot.
