@@ -6,7 +6,7 @@ use crate::error::AccessError;
 use crate::frozen::Frozen;
 use crate::handle::{RawHandle, Versioned};
 use crate::seats::Seat;
-use crate::table::{PageDirectory, Word};
+use crate::table::{Location, PageDirectory};
 use crate::types::Stored;
 use crossbeam_epoch::Guard;
 use std::fmt;
@@ -54,19 +54,19 @@ impl<'a> Reader<'a> {
     {
         let raw = handle.raw();
         let entry = self.directory.entry(raw.slot());
-        let word = match entry.and_then(|entry| entry.read(raw.version())) {
-            Some(word) => word,
+        let location = match entry.and_then(|entry| entry.read(raw.version())) {
+            Some(location) => location,
             None => Self::find_anew(self.core, raw)?,
         };
         // SAFETY: the block was linked while this reader's epoch was pinned, so neither it nor its arena goes before the
         // reader does; a `Versioned<T>` is only made for a block of `T`, which is frozen, so copying it is no race.
-        Ok(unsafe { self.core.value_at::<T>(word.address()).as_ref() })
+        Ok(unsafe { self.core.value_at::<T>(location.address()).as_ref() })
     }
 
     /// Looks again, since the table may have grown since the reader was made, or says why there is nothing to see.
     #[cold]
     #[inline(never)]
-    fn find_anew(core: &Core, raw: RawHandle) -> Result<Word, AccessError> {
+    fn find_anew(core: &Core, raw: RawHandle) -> Result<Location, AccessError> {
         let entry = core.entry(raw)?;
         entry.read(raw.version()).ok_or_else(|| Core::outdated(raw, entry))
     }

@@ -21,7 +21,7 @@
 //! The memory below is behind [`Memory`], so that the loom models in `loom_tests/` run this very file over a memory of
 //! their own that reports every race. Orderings name their partner; the table of them is in the internals chapter.
 
-use super::word::Word;
+use super::word::{Location, Word};
 use crate::primitive::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// The last version that a life may have; the slot is retired afterwards, never wrapped.
@@ -210,17 +210,17 @@ impl Entry {
         self.version.load(Ordering::Relaxed) == version
     }
 
-    /// The word of the life `version`, for a reader that was pinned before: its epoch keeps what it leads to. `None`: the slot is
-    /// not in that life.
+    /// Where the payload of the life `version` is, for a reader that was pinned before: its epoch keeps what is there. `None`: the
+    /// slot is not in that life.
     ///
     /// The life began before: `version` is odd and comes from a handle whose making happened before this call.
     #[inline]
-    pub(crate) fn read(&self, version: u32) -> Option<Word> {
+    pub(crate) fn read(&self, version: u32) -> Option<Location> {
         // The life's begin happened before, so the word is none that was there before it. A word that came after its end,
         // closed, vacant or another life's, brings the next version along. So if the version stands, the word is the life's
         // own, and open.
         let word = self.word();
-        self.is_in(version).then_some(word)
+        self.is_in(version).then(|| word.location())
     }
 
     /// Takes a hold for the life `version` and returns the payload's address.

@@ -12,4 +12,4 @@ pub(crate) mod word;
 pub(crate) use cache::SlotCache;
 pub(crate) use entry::{Begun, Closed, Entry, Hold, Left, Memory, Refused, Waiting};
 pub(crate) use slots::{PageDirectory, Table};
-pub(crate) use word::Word;
+pub(crate) use word::{Location, Word};
