@@ -49,8 +49,8 @@ impl Supply {
 
     /// A chunk of zeros none of which counts as held: whoever uses a part of it [charges](Self::charge) that. `None`: the source
     /// has no address space to spare for it.
-    pub(crate) fn reserve(&self, layout: Layout) -> Option<NonNull<u8>> {
-        self.source.reserve(layout)
+    pub(crate) fn acquire_sparse(&self, layout: Layout) -> Option<NonNull<u8>> {
+        self.source.acquire_sparse(layout)
     }
 
     /// A chunk of the first of these layouts that the source has one for. Only `requested` of its bytes count as held: the

@@ -19,9 +19,9 @@ const LAYOUT: Layout = match Layout::from_size_align(size_of::<Entry>() << 32, 4
     Err(_) => unreachable!(),
 };
 
-/// Tables of the process that have a range, at the most: together a quarter of the address space that systems commonly give
-/// a process. The rest is for arenas; later tables do without.
-const MOST: usize = 512;
+/// Tables of the process that have a range, at the most: later ones do without, so that address space is left for arenas. It is a
+/// quarter of what processes have on x86-64; elsewhere some have no more than 512 GiB.
+const MOST: usize = if cfg!(target_arch = "x86_64") { 512 } else { 4 };
 static TABLES: AtomicUsize = AtomicUsize::new(0);
 
 /// See the module's documentation.
@@ -53,7 +53,7 @@ impl Reserved {
             if TABLES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, another).is_err() {
                 return;
             }
-            match supply.reserve(LAYOUT) {
+            match supply.acquire_sparse(LAYOUT) {
                 // Release: pairs with the acquire in `entries`.
                 Some(entries) => self.entries.store(entries.cast().as_ptr(), Ordering::Release),
                 None => drop(TABLES.fetch_sub(1, Ordering::Relaxed)),

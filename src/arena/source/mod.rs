@@ -69,7 +69,7 @@ pub unsafe trait ArenaSource: Send + Sync + 'static {
     /// `None` if this source has no such chunks, or no address space to spare.
     ///
     /// The table of a shuffler asks for one of 64 GiB, to read faster; without, it takes chunks as it grows.
-    fn reserve(&self, layout: Layout) -> Option<NonNull<u8>> {
+    fn acquire_sparse(&self, layout: Layout) -> Option<NonNull<u8>> {
         let _ = layout;
         None
     }
@@ -104,8 +104,8 @@ unsafe impl<S: ArenaSource + ?Sized> ArenaSource for Arc<S> {
         (**self).acquire_zeroed(layout)
     }
 
-    fn reserve(&self, layout: Layout) -> Option<NonNull<u8>> {
-        (**self).reserve(layout)
+    fn acquire_sparse(&self, layout: Layout) -> Option<NonNull<u8>> {
+        (**self).acquire_sparse(layout)
     }
 
     unsafe fn release(&self, chunk: NonNull<u8>, layout: Layout) {
