@@ -170,6 +170,14 @@ mutant 'word: relaxed' entry queries_against_reuse $entry \
     's/self\.word\.load\(Ordering::Acquire\)/self.word.load(Ordering::Relaxed)/'
 mutant 'relink: relaxed' entry queries_against_a_resize $entry \
     's/seen\.moved_to\(address\), Ordering::Release/seen.moved_to(address), Ordering::Relaxed/'
+mutant 'read: the version before the word' entry reads_against_reuse $entry \
+    's/let word = self\.word\(\);\n(\s+)self\.is_in\(version\)/let is_in = self.is_in(version);\n$1let word = self.word();\n$1is_in/'
+mutant 'read: no look at the version' entry reads_against_reuse $entry \
+    's/self\.is_in\(version\)\.then\(/true.then(/'
+mutant 'read: relaxed, seen without an epoch' entry reads_against_reuse $entry \
+    's/let word = self\.word\(\);\n(\s+)self\.is_in/let word = Word::from_bits(self.word.load(Ordering::Relaxed));\n$1self.is_in/'
+mutant 'vacate: word relaxed' entry a_read_and_a_page_that_comes_back $entry \
+    's/self\.word\.store\(0, Ordering::Release\)/self.word.store(0, Ordering::Relaxed)/'
 mutant 'replace: relaxed' entry a_publish_a_rent_and_a_free $entry \
     's/Word::open_at\(address\), Ordering::Release/Word::open_at(address), Ordering::Relaxed/'
 
@@ -250,7 +258,7 @@ mutant 'a mover wins over a publish' epoch a_publish_and_a_move $word \
 mutant 'two publishes at a time' epoch two_publishes $word \
     's/\(Self::OPEN \| Self::MOVING \| Self::EXCLUSIVE \| RENTS_MASK\)/(Self::OPEN | Self::MOVING | RENTS_MASK)/'
 mutant 'read: relaxed' epoch a_get_and_a_publish $entry \
-    's/let word = self\.word\(\);\n(\s+)\(word/let word = Word::from_bits(self.word.load(Ordering::Relaxed));\n$1(word/'
+    's/let word = self\.word\(\);\n(\s+)self\.is_in/let word = Word::from_bits(self.word.load(Ordering::Relaxed));\n$1self.is_in/'
 mutant 'replace: relaxed, seen by a reader' epoch a_get_and_a_publish $entry \
     's/Word::open_at\(address\), Ordering::Release\) \{/Word::open_at(address), Ordering::Relaxed) {/'
 mutant 'a lease hands on a registration with a reader' epoch a_reader_outlives_its_lease $seats \

@@ -9,9 +9,11 @@ mod primitive;
 #[path = "support/world.rs"]
 mod world;
 
+use loom::sync::atomic::{AtomicU32, Ordering};
 use model::check;
 use std::sync::Arc;
 use world::entry::{Hold, Refused, Waiting};
+use world::word::Location;
 use world::{Freed, HOME, Mine, World};
 
 type Body = Box<dyn FnOnce(&Mine) + Send>;
@@ -766,6 +768,66 @@ fn queries_against_reuse() {
         race(&world, [query, next]);
         world.finish();
         world.assert_alive(3);
+    });
+}
+
+/// Reads take no hold, and look at the version once: it must be enough to tell the life's own word from every other.
+#[test]
+fn reads_against_reuse() {
+    let paths = ["read the first life", "was refused", "began the next life", "read the next life"];
+    check("reads against reuse", 5, &paths, |paths| {
+        let (world, _) = World::alive(paths, 2);
+        let (owner, reader) = (world.clone(), world.clone());
+        let place = Mine::new(&world, 2).place();
+        // The handle of the next life, as one thread gives it to another.
+        let handle = Arc::new(AtomicU32::new(0));
+        let received = handle.clone();
+        let next = thread(move |mine| {
+            assert_eq!(owner.free(1), Freed::Now);
+            assert_eq!(owner.start_at(place, 3, 30), 3);
+            mine.reached("began the next life");
+            handle.store(3, Ordering::Release);
+        });
+        let read = thread(move |mine| {
+            match reader.entry.read(1) {
+                Some(location) => {
+                    assert_eq!(location.address(), HOME, "read where another life is");
+                    mine.reached("read the first life");
+                }
+                None => mine.reached("was refused"),
+            }
+            if received.load(Ordering::Acquire) == 3 {
+                assert_eq!(reader.entry.read(3).map(Location::address), Some(place), "missed a life that had begun");
+                mine.reached("read the next life");
+            }
+        });
+        race(&world, [read, next]);
+        world.finish();
+        world.assert_alive(3);
+    });
+}
+
+/// The same while the slot's page is taken into use again after it was given back.
+#[test]
+fn a_read_and_a_page_that_comes_back() {
+    let paths = ["read the first life", "was refused"];
+    check("a read and a page that comes back", 5, &paths, |paths| {
+        let (world, _) = World::alive(paths, 2);
+        let (owner, reader) = (world.clone(), world.clone());
+        let vacate = thread(move |_| {
+            assert_eq!(owner.free(1), Freed::Now);
+            owner.entry.vacate(2);
+        });
+        let read = thread(move |mine| match reader.entry.read(1) {
+            Some(location) => {
+                assert_eq!(location.address(), HOME, "read where nothing is");
+                mine.reached("read the first life");
+            }
+            None => mine.reached("was refused"),
+        });
+        race(&world, [read, vacate]);
+        world.finish();
+        world.assert_ended(1);
     });
 }
 

@@ -110,7 +110,8 @@ macro_rules! typed_handle {
 
         impl<T: ?Sized> $Name<T> {
             /// Gives a handle its type. Only for callers that know the block to hold a `T` of this kind: the call that
-            /// allocated it, or one that compared its type tag.
+            /// allocated it, or one that compared its type tag. Both have seen the version, which is odd: that its life had
+            /// begun is what a read goes by.
             #[inline]
             pub(crate) const fn from_raw(raw: RawHandle) -> Self {
                 Self { raw, stored: PhantomData }

@@ -7,7 +7,7 @@ use crate::error::AccessError;
 use crate::frozen::Frozen;
 use crate::handle::{RawHandle, Versioned};
 use crate::seats::Seat;
-use crate::table::{Entry, PageDirectory};
+use crate::table::{Location, PageDirectory};
 use crate::types::Stored;
 use crossbeam_epoch::Guard;
 use std::fmt;
@@ -29,31 +29,19 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    // Inline, so that a reader whose address nobody is given lies in registers.
+    #[inline]
     pub(crate) fn new(core: &'a Core) -> Self {
+        let (guard, seat) = Self::enter(core);
+        Self { core, directory: core.table.directory(), guard: ManuallyDrop::new(guard), seat }
+    }
+
+    fn enter(core: &'a Core) -> (Guard, &'a Seat) {
         with_shard(core, |shard, _, _| {
             let (guard, seat) = shard.epoch(&core.collector, &core.seats).enter();
             // SAFETY: the core keeps every seat for as long as it is there.
-            let seat = unsafe { &*Arc::as_ptr(seat) };
-            Self { core, directory: core.table.directory(), guard: ManuallyDrop::new(guard), seat }
+            (guard, unsafe { &*Arc::as_ptr(seat) })
         })
-    }
-
-    /// The entry that a handle names.
-    #[inline]
-    fn entry(&self, raw: RawHandle) -> Result<&'a Entry, AccessError> {
-        if !raw.version().is_multiple_of(2)
-            && let Some(entry) = self.directory.entry(raw.slot())
-        {
-            return Ok(entry);
-        }
-        Self::entry_anew(self.core, raw)
-    }
-
-    /// As [`entry`](Self::entry): the table may have grown since the reader was made.
-    #[cold]
-    #[inline(never)]
-    fn entry_anew(core: &'a Core, raw: RawHandle) -> Result<&'a Entry, AccessError> {
-        core.entry(raw)
     }
 
     /// The value of a block, readable until this reader is dropped.
@@ -67,13 +55,22 @@ impl<'a> Reader<'a> {
         T: ?Sized + Stored + Frozen + Send + Sync,
     {
         let raw = handle.raw();
-        let entry = self.entry(raw)?;
-        let Some(address) = entry.read(raw.version()) else {
-            return Err(Core::outdated(raw, entry));
+        let entry = self.directory.entry(raw.slot());
+        let location = match entry.and_then(|entry| entry.read(raw.version())) {
+            Some(location) => location,
+            None => Self::find_anew(self.core, raw)?,
         };
         // SAFETY: the block was linked while this reader's epoch was pinned, so neither it nor its arena goes before the
         // reader does; a `Versioned<T>` is only made for a block of `T`, which is frozen, so copying it is no race.
-        Ok(unsafe { self.core.value_at::<T>(address).as_ref() })
+        Ok(unsafe { self.core.value_at::<T>(location.address()).as_ref() })
+    }
+
+    /// Looks again, since the table may have grown since the reader was made, or says why there is nothing to see.
+    #[cold]
+    #[inline(never)]
+    fn find_anew(core: &Core, raw: RawHandle) -> Result<Location, AccessError> {
+        let entry = core.entry(raw)?;
+        entry.read(raw.version()).ok_or_else(|| Core::outdated(raw, entry))
     }
 
     /// As [`get`](Self::get), for a block that probably lies right behind `before` in memory: what was read before it, by who goes

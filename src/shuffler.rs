@@ -364,6 +364,7 @@ impl Shuffler {
 
     /// A look at `Versioned` blocks: what is read under it stays readable until it is dropped, even if moved or freed
     /// meanwhile.
+    #[inline]
     pub fn reader(&self) -> Reader<'_> {
         Reader::new(&self.core)
     }

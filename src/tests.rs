@@ -201,3 +201,23 @@ fn the_last_slots_are_found_while_pages_are_given_back() {
         upkeep.join().unwrap();
     });
 }
+
+/// Address space is reserved for the tables of so many shufflers only. The others read, and refuse, as well.
+#[test]
+fn shufflers_without_a_reserved_range_read_and_refuse_alike() {
+    use crate::BumpSource;
+    let bumps = |_| Shuffler::builder().trigger(Trigger::Manual).source(BumpSource::new()).build().unwrap();
+    let many = |_| Shuffler::builder().trigger(Trigger::Manual).build().unwrap();
+    let shufflers: Vec<Shuffler> = (0..2).map(bumps).chain((0..600).map(many)).collect();
+    let blocks: Vec<_> = shufflers.iter().map(|shuffler| shuffler.create_versioned(7_u64).unwrap()).collect();
+    for (index, shuffler) in shufflers.iter().enumerate() {
+        let reader = shuffler.reader();
+        assert_eq!(reader.get(blocks[index]), Ok(&7));
+        let other = (index + 1) % shufflers.len();
+        refused(reader.get(blocks[other]), AccessError::Invalid, INVALID);
+        refused(shuffler.free(blocks[other]), AccessError::Invalid, INVALID);
+        drop(reader);
+        assert!(shuffler.free(blocks[index]).is_ok());
+        refused(shuffler.reader().get(blocks[index]), AccessError::Stale, STALE);
+    }
+}

@@ -3,7 +3,8 @@
 //!
 //! What is resident is measured in a process of its own: this test starts itself again.
 
-use memory_shuffler::{Freed, Handle, Shuffler};
+use memory_shuffler::{AccessError, Freed, Handle, RawHandle, Shuffler};
+use std::num::NonZeroU64;
 use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ const BLOCKS: usize = if cfg!(debug_assertions) { 2_000_000 } else { 10_000_000 
 const MOST_LEFT: usize = 8 << 20;
 const MOST_QUIET: Duration = Duration::from_secs(if cfg!(debug_assertions) { 20 } else { 3 });
 const CHILD: &str = "GIVEN_BACK_CHILD";
+const NOWHERE: &str = "NOWHERE_CHILD";
 
 type Block = Handle<[u64; 2]>;
 type List = Mutex<Vec<Block>>;
@@ -97,4 +99,34 @@ fn millions_of_blocks_leave_nothing_behind() {
     let (left, quiet) = figures.unwrap_or_else(|| panic!("{text}"));
     println!("{left} bytes left after {quiet} ms of quiet, {:?} in all", start.elapsed());
     assert!(left.parse::<usize>().unwrap() <= MOST_LEFT, "{left} bytes are left: {text}");
+}
+
+/// Handles that name no block cost no memory when they are used, though there is address space for what they could name.
+#[test]
+fn handles_from_nowhere_touch_nothing() {
+    const HANDLES: u64 = 100_000;
+    let Some(_) = resident() else { return };
+    if std::env::var_os(NOWHERE).is_none() {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "handles_from_nowhere_touch_nothing", "--nocapture"])
+            .env(NOWHERE, "1")
+            .status();
+        assert!(child.unwrap().success());
+        return;
+    }
+    let shuffler = Shuffler::new();
+    shuffler.create(1_u8).unwrap();
+    let before = resident().unwrap();
+    for number in 0..HANDLES {
+        // Each in another page of memory, in its first life.
+        let bits = (number * (1 << 32) / HANDLES) << 32 | 1;
+        let handle = RawHandle::from_bits(NonZeroU64::new(bits | 1 << 40).unwrap());
+        assert_eq!(shuffler.free(handle), Err(AccessError::Invalid));
+        assert_eq!(shuffler.typed::<u8>(handle), Err(AccessError::Invalid));
+        assert_eq!(shuffler.rent_pointer::<u8>(handle), Err(AccessError::Invalid));
+        // SAFETY: there is no such block, so nobody's hold is returned.
+        assert_eq!(unsafe { shuffler.return_pointer(handle) }, Err(AccessError::Invalid));
+    }
+    let more = resident().unwrap().saturating_sub(before);
+    assert!(more < MOST_LEFT, "{HANDLES} handles made {more} bytes resident");
 }

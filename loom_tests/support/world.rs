@@ -16,7 +16,7 @@ pub(crate) mod entry;
 mod header;
 #[path = "../../src/table/word.rs"]
 #[allow(dead_code, reason = "as above")]
-mod word;
+pub(crate) mod word;
 
 use crate::model::Paths;
 use account::{Account, Outcome};

@@ -52,6 +52,12 @@ impl Supply {
         self.charged(layout.size(), keep, || self.source.acquire_zeroed(layout))
     }
 
+    /// A chunk of zeros none of which counts as held: whoever uses a part of it [charges](Self::charge) that. `None`: the source
+    /// has no address space to spare for it.
+    pub(crate) fn acquire_sparse(&self, layout: Layout) -> Option<NonNull<u8>> {
+        self.source.acquire_sparse(layout)
+    }
+
     /// A chunk of the first of these layouts that the source has one for. Only `requested` of its bytes count as held: the
     /// rest is room to grow into. `keep` bytes below the limit are left to others.
     pub(crate) fn acquire_roomy(
@@ -77,7 +83,8 @@ impl Supply {
         })
     }
 
-    /// Counts bytes as held: of a chunk that is about to be had, or that was discarded and is about to be used again.
+    /// Counts bytes as held: of a chunk that is about to be had, or of a part that was reserved
+    /// or discarded and is about to be used.
     pub(crate) fn charge(&self, requested: usize, keep: usize) -> Result<(), AllocError> {
         let limit = self.limit.load(Ordering::Relaxed);
         let charge = |held: usize| held.checked_add(requested).filter(|&sum| sum <= limit.saturating_sub(keep));

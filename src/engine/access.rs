@@ -1,7 +1,7 @@
 //! Holds by handle, frees, and queries.
 
 use super::Core;
-use super::allocate::{LARGE_EXTENT, payload_at};
+use super::allocate::LARGE_EXTENT;
 use super::settle::{End, Record};
 use crate::arena::Header;
 use crate::error::AccessError;
@@ -230,7 +230,8 @@ impl Core {
     /// The block is held by the caller and holds a `T` (a `Handle<T>` was its way in, or its tag was compared).
     #[inline]
     pub(crate) unsafe fn value_at<T: ?Sized + StoredLayout>(&self, address: usize) -> NonNull<T> {
-        let payload = payload_at(address);
+        // SAFETY: no block is at zero.
+        let payload = unsafe { NonNull::new_unchecked(ptr::with_exposed_provenance_mut(address)) };
         let bytes = if T::NEEDS_BYTES {
             // SAFETY: the hold keeps the block, and so its arena.
             unsafe { self.arena_of(address).payload_bytes(address) }

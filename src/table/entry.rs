@@ -10,6 +10,8 @@
 //!   block. So no hold and no move ever meets a length that is on its way to another.
 //! * **free**: first one compare-exchange on the *version*. That is the only decision: it has one winner, and it cannot
 //!   recur, because versions only grow. Only then is the word closed.
+//! * **read**, under a reader's epoch: the word, then the version. A handle is proof that its life had begun, so the word is not
+//!   an earlier life's; and if the version is the handle's still, it is not a later one's, nor closed.
 //! * **move**: `MOVING` is set on an open word that nobody holds, by a thread that claims the block's arena. While it is
 //!   set nobody writes the block, so any number of threads may copy it, and exactly one compare-exchange to a fresh
 //!   address wins. A thread that wants a hold and meets `MOVING` copies the block itself and commits with its hold.
@@ -19,7 +21,7 @@
 //! The memory below is behind [`Memory`], so that the loom models in `loom_tests/` run this very file over a memory of
 //! their own that reports every race. Orderings name their partner; the table of them is in the internals chapter.
 
-use super::word::Word;
+use super::word::{Location, Word};
 use crate::primitive::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// The last version that a life may have; the slot is retired afterwards, never wrapped.
@@ -143,7 +145,8 @@ impl Entry {
     /// Puts a slot that nobody has into no life, at a version from which its next lives go on.
     pub(crate) fn vacate(&self, version: u32) {
         debug_assert!(version.is_multiple_of(2));
-        self.word.store(0, Ordering::Relaxed);
+        // Release: pairs with the acquire in `read`; who sees it sees that the earlier lives are over.
+        self.word.store(0, Ordering::Release);
         // Release: pairs with the acquire in `version`.
         self.version.store(version, Ordering::Release);
     }
@@ -151,7 +154,8 @@ impl Entry {
     /// The word as it stands.
     #[inline]
     pub(crate) fn word(&self) -> Word {
-        // Acquire: pairs with the release in `begin_life` and `commit`, for those who go on to read the block.
+        // Acquire: pairs with the release in `begin_life`, `commit` and `replace`, for those who go on to read the block; and
+        // with that in `close_from` and `vacate`, for those who go on to ask for the version.
         Word::from_bits(self.word.load(Ordering::Acquire))
     }
 
@@ -198,25 +202,25 @@ impl Entry {
         }
     }
 
-    /// Whether the slot is in this life, asked after a hold was taken.
+    /// Whether the slot is in this life, asked after a hold was taken or the word was read.
     #[inline]
     fn is_in(&self, version: u32) -> bool {
-        // Relaxed: the acquire of the hold came before. If the word was a later life's, that life's begin, and so the end
-        // of this version, happened before the hold.
+        // Relaxed: the acquire of the word came before. If the word was a later life's, that life's begin, and so the end
+        // of this version, happened before; the same goes for a closed word, and for a vacant one.
         self.version.load(Ordering::Relaxed) == version
     }
 
-    /// Where the payload of the life `version` is, for a reader that was pinned before: its epoch keeps what is there. `None`:
-    /// the slot is not in that life.
+    /// Where the payload of the life `version` is, for a reader that was pinned before: its epoch keeps what is there. `None`: the
+    /// slot is not in that life.
+    ///
+    /// The life began before: `version` is odd and comes from a handle whose making happened before this call.
     #[inline]
-    pub(crate) fn read(&self, version: u32) -> Option<usize> {
-        // Version, word, version: the word was the life's own if the life had begun before and had not ended after. (Acquire,
-        // all three of them; see there.)
-        if self.version() != version {
-            return None;
-        }
+    pub(crate) fn read(&self, version: u32) -> Option<Location> {
+        // The life's begin happened before, so the word is none that was there before it. A word that came after its end,
+        // closed, vacant or another life's, brings the next version along. So if the version stands, the word is the life's
+        // own, and open.
         let word = self.word();
-        (word.is_open() && self.version() == version).then(|| word.address())
+        self.is_in(version).then(|| word.location())
     }
 
     /// Takes a hold for the life `version` and returns the payload's address.
@@ -395,6 +399,11 @@ impl Entry {
     /// Ends the life `version` and closes the word. `None`: another call has ended it.
     #[inline]
     pub(crate) fn free(&self, version: u32) -> Option<Closed> {
+        // Relaxed: only so that a stale handle writes nothing, since the entry's memory may be given back or never have been
+        // used, and a failed exchange would make it resident.
+        if self.version.load(Ordering::Relaxed) != version {
+            return None;
+        }
         // Looked at first only to save time: the exchange in `close_from` goes by what it finds.
         let seen = Word::from_bits(self.word.load(Ordering::Relaxed));
         self.end_life(version).then(|| self.close_from(seen))

@@ -3,7 +3,8 @@
 //! A slot's upper bits name its page in a flat directory, its lower bits the entry inside the page. Pages never move and
 //! stay mapped while their shuffler lives, so a reference to an entry is good that long. The directory grows by being
 //! copied to one of twice the size; the outgrown ones are kept, since a reader may be inside, and a page that is in an old
-//! directory is in every later one.
+//! directory is in every later one. Where address space can be [reserved](super::reserved) for all pages there can be, reads and
+//! holds need no directory.
 //!
 //! Free slots wait in the [caches](super::cache) of shards, and in the table, in [chains](super::chain) that are handed over
 //! whole; [pages that are free whole](super::upkeep) give their memory back. The table's lock is held for a few steps at a time,
@@ -12,6 +13,7 @@
 use super::chain::{Chain, FreeSlots};
 use super::entry::Entry;
 use super::numbers::{PageNumber, PageNumbers};
+use super::reserved::Reserved;
 use super::upkeep::{Bell, Upkeep};
 use crate::arena::Supply;
 use crate::error::AllocError;
@@ -59,16 +61,29 @@ impl Drop for OwnedDirectory {
     }
 }
 
-/// A directory that was current at some moment. It may lack pages that were added since.
+/// A table as it was at some moment. It may lack pages that were added since.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageDirectory<'a> {
+    /// Of slot 0, if the pages lie in a reserved range.
+    entries: Option<NonNull<Entry>>,
     pages: &'a [AtomicPtr<Entry>],
 }
 
 impl<'a> PageDirectory<'a> {
-    /// The entry of a slot, or `None` if its page is not in this directory.
+    /// The entry of a slot. Without a page it is `None`, or one that is in no life.
     #[inline]
     pub(crate) fn entry(self, slot: u32) -> Option<&'a Entry> {
+        match self.entries {
+            // SAFETY: the range has room for every slot, reads as zero where there is no page, and lives as long as the table,
+            // from which this is borrowed.
+            Some(entries) => Some(unsafe { entries.add(slot as usize).as_ref() }),
+            None => self.entry_in_page(slot),
+        }
+    }
+
+    /// The entry of a slot, or `None` if its page is not in this directory.
+    #[inline]
+    fn entry_in_page(self, slot: u32) -> Option<&'a Entry> {
         // Acquire: pairs with the release in `add_page`; the versions in the page are visible.
         let page = self.pages.get((slot >> PAGE_BITS) as usize)?.load(Ordering::Acquire);
         if page.is_null() {
@@ -147,6 +162,7 @@ impl Growth {
 /// The handle table of one shuffler.
 #[derive(Debug)]
 pub(crate) struct Table {
+    reserved: Reserved,
     /// The current directory; at least as long as `length` says.
     current: AtomicPtr<AtomicPtr<Entry>>,
     pub(super) length: AtomicUsize,
@@ -171,6 +187,7 @@ impl Table {
             upkeep: Upkeep::default(),
         };
         Self {
+            reserved: Reserved::new(),
             current: AtomicPtr::new(ptr::dangling_mut()),
             length: AtomicUsize::new(0),
             growth: Mutex::new(growth),
@@ -180,10 +197,19 @@ impl Table {
         }
     }
 
-    /// The entry of a slot, or `None` if this table never had its page.
+    /// The entry of a slot. If this table never had its page, it is `None`, or one that is in no life.
     #[inline]
     pub(crate) fn entry(&self, slot: u32) -> Option<&Entry> {
-        self.directory().entry(slot)
+        match self.reserved.entries() {
+            // SAFETY: as in `PageDirectory::entry`.
+            Some(entries) => Some(unsafe { entries.add(slot as usize).as_ref() }),
+            None => self.directory().entry_in_page(slot),
+        }
+    }
+
+    /// Whether this table has the page of a slot.
+    fn has_page(&self, slot: u32) -> bool {
+        self.directory().entry_in_page(slot).is_some()
     }
 
     /// The directory as it stands. What is looked up in it several times need not be loaded as often.
@@ -194,7 +220,8 @@ impl Table {
         // Acquire: pairs with the release in `add_page`; the directory's contents are visible.
         let current = self.current.load(Ordering::Acquire);
         // SAFETY: directories are kept until the table goes, and every one since that length was stored has it.
-        PageDirectory { pages: unsafe { slice::from_raw_parts(current, length) } }
+        let pages = unsafe { slice::from_raw_parts(current, length) };
+        PageDirectory { entries: self.reserved.entries(), pages }
     }
 
     /// The entry of a slot that this table is known to have.
@@ -202,7 +229,7 @@ impl Table {
     /// Slots come from caches and headers, which have them from this table; so their pages are there.
     #[inline]
     pub(crate) fn known(&self, slot: u32) -> &Entry {
-        debug_assert!(self.entry(slot).is_some(), "slot {slot} is not of this table");
+        debug_assert!(self.has_page(slot), "slot {slot} is not of this table");
         // Acquire: pairs with the release in `add_page`; this may be a later directory than the one that first had the page.
         let current = self.current.load(Ordering::Acquire);
         // Relaxed: the slot came by a way that its page's making happened before.
@@ -246,8 +273,7 @@ impl Table {
         // Acquire: as in `entry`, which looks again.
         let is_there = |page: &u32| (*page as usize) < self.length.load(Ordering::Acquire);
         let pages = (0..=u32::MAX >> PAGE_BITS).take_while(is_there).map(|page| page << PAGE_BITS);
-        let slots =
-            pages.filter(|first| self.entry(*first).is_some()).flat_map(|first| first..=first | (PAGE_SLOTS - 1));
+        let slots = pages.filter(|first| self.has_page(*first)).flat_map(|first| first..=first | (PAGE_SLOTS - 1));
         slots.filter_map(|slot| Some((slot, self.entry(slot)?)))
     }
 
@@ -285,9 +311,9 @@ impl Table {
 
     fn make_page(&self, supply: &Supply) -> Result<Page, AllocError> {
         let number = self.numbers.take().ok_or(AllocError::HandlesExhausted)?;
-        match supply.acquire_zeroed(PAGE_LAYOUT, 0) {
-            Ok(chunk) => {
-                let page = Page { number, entries: chunk.cast(), dormant: false };
+        match self.page_memory(number.number, supply) {
+            Ok(entries) => {
+                let page = Page { number, entries, dormant: false };
                 page.awaken();
                 self.add_page(page);
                 Ok(page)
@@ -297,6 +323,16 @@ impl Table {
                 Err(cause)
             }
         }
+    }
+
+    /// Zeros for the page of a number that this table never had.
+    fn page_memory(&self, number: u32, supply: &Supply) -> Result<NonNull<Entry>, AllocError> {
+        let Some(entries) = self.reserved.reserve(supply) else {
+            return Ok(supply.acquire_zeroed(PAGE_LAYOUT, 0)?.cast());
+        };
+        supply.charge(PAGE_BYTES, 0)?;
+        // SAFETY: the range has room for every slot.
+        Ok(unsafe { entries.add((number << PAGE_BITS) as usize) })
     }
 
     /// Takes free slots that are the caller's own.
@@ -348,14 +384,19 @@ impl Table {
     /// Gives every page back, with the floor of its versions. Nobody may use the table any more.
     pub(crate) fn dissolve(&mut self, supply: &Supply) {
         let growth = self.growth.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut count = 0;
         for page in std::mem::take(&mut growth.pages).into_values() {
             self.numbers.give_back(page.number.number, page.highest_version());
             if page.dormant {
                 supply.recharge(PAGE_BYTES);
             }
-            // SAFETY: the page came from this supply with this layout, and nobody uses the table any more.
-            unsafe { supply.release(page.entries.cast(), PAGE_LAYOUT) };
+            if self.reserved.entries().is_none() {
+                // SAFETY: the page came from this supply with this layout, and nobody uses the table any more.
+                unsafe { supply.release(page.entries.cast(), PAGE_LAYOUT) };
+            }
+            count += 1;
         }
+        self.reserved.release(supply, count * PAGE_BYTES);
         growth.dormant.clear();
         growth.free = FreeSlots::default();
         *self.length.get_mut() = 0;

@@ -20,6 +20,19 @@ const RENTS_MASK: u64 = (1 << RENTS_BITS) - 1;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Word(u64);
 
+/// Where a payload is, as the word has it. Reads hand this on, not the address: the last step to that is part of the load behind
+/// it then, on processors that scale an index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Location(u64);
+
+impl Location {
+    /// The payload address.
+    #[inline]
+    pub(crate) const fn address(self) -> usize {
+        (self.0 << 3) as usize
+    }
+}
+
 impl Word {
     /// The most holds that one block can have at a time.
     pub(crate) const MAX_RENTS: u64 = RENTS_MASK;
@@ -53,10 +66,16 @@ impl Word {
         self.0
     }
 
+    /// Where the payload is.
+    #[inline]
+    pub(crate) const fn location(self) -> Location {
+        Location(self.0 >> LOCATION_SHIFT)
+    }
+
     /// The payload address.
     #[inline]
     pub(crate) const fn address(self) -> usize {
-        ((self.0 >> LOCATION_SHIFT) << 3) as usize
+        self.location().address()
     }
 
     #[inline]

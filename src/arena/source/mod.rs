@@ -64,6 +64,16 @@ pub unsafe trait ArenaSource: Send + Sync + 'static {
         Some(chunk)
     }
 
+    /// As [`acquire_zeroed`](Self::acquire_zeroed), for a chunk far larger than what will be used of it: it costs address
+    /// space and no memory. What was never written, or was [discarded](Self::discard) since, may be read and stays without memory.
+    /// `None` if this source has no such chunks, or no address space to spare.
+    ///
+    /// The table of a shuffler asks for one of 64 GiB, to read faster; without, it takes chunks as it grows.
+    fn acquire_sparse(&self, layout: Layout) -> Option<NonNull<u8>> {
+        let _ = layout;
+        None
+    }
+
     /// Takes a chunk back whole.
     ///
     /// # Safety
@@ -92,6 +102,10 @@ unsafe impl<S: ArenaSource + ?Sized> ArenaSource for Arc<S> {
 
     fn acquire_zeroed(&self, layout: Layout) -> Option<NonNull<u8>> {
         (**self).acquire_zeroed(layout)
+    }
+
+    fn acquire_sparse(&self, layout: Layout) -> Option<NonNull<u8>> {
+        (**self).acquire_sparse(layout)
     }
 
     unsafe fn release(&self, chunk: NonNull<u8>, layout: Layout) {

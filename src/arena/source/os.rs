@@ -160,6 +160,12 @@ unsafe impl ArenaSource for OsSource {
         self.acquire(layout)
     }
 
+    fn acquire_sparse(&self, layout: Layout) -> Option<NonNull<u8>> {
+        // Most of what was allowed is for chunks that will be used.
+        let spare = lock(&self.growth).allowed / 4;
+        if layout.size() <= spare { self.acquire(layout) } else { None }
+    }
+
     unsafe fn release(&self, chunk: NonNull<u8>, layout: Layout) {
         let Some((bytes, _)) = self.extent(layout) else { return };
         // SAFETY: the whole pages of this chunk are the caller's, who is done with them.
@@ -395,6 +401,30 @@ mod tests {
         for _ in 0..300 {
             assert!(OsSource::new().acquire(layout(1 << 40, MIB)).is_some());
         }
+    }
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn a_sparse_chunk_reads_as_zero_and_can_be_discarded() {
+        let (source, room) = (OsSource::new(), layout(1 << 36, 4096));
+        let chunk = source.acquire_sparse(room).unwrap();
+        // SAFETY: all three are inside the chunk, which is this test's own.
+        let [near, middle, far] = [8, 1 << 35, (1 << 36) - 8].map(|offset| unsafe { chunk.add(offset).cast::<u64>() });
+        // SAFETY: as above; zeros are numbers.
+        let read = |place: NonNull<u64>| unsafe { place.read_volatile() };
+        assert_eq!([near, middle, far].map(read), [0; 3]);
+        // SAFETY: as above.
+        unsafe { middle.write_volatile(7) };
+        assert_eq!([near, middle, far].map(read), [0, 7, 0]);
+        // SAFETY: the page lies inside the chunk, and nobody needs it.
+        assert!(unsafe { source.discard(middle.cast(), source.page_bytes()) });
+        assert_eq!([near, middle, far].map(read), [0; 3]);
+        release(&source, chunk, room);
+
+        let limited = OsSource::with_address_limit(1 << 30);
+        assert_eq!(limited.acquire_sparse(layout(1 << 29, 4096)), None, "it would leave too little to chunks");
+        assert!(limited.acquire_sparse(layout(1 << 28, 4096)).is_some());
+        assert_eq!(BumpSource::new().acquire_sparse(layout(4096, 4096)), None);
     }
 
     #[test]
