@@ -107,11 +107,7 @@ fn handles_from_nowhere_touch_nothing() {
     const HANDLES: u64 = 100_000;
     let Some(_) = resident() else { return };
     if std::env::var_os(NOWHERE).is_none() {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "handles_from_nowhere_touch_nothing", "--nocapture"])
-            .env(NOWHERE, "1")
-            .status();
-        assert!(child.unwrap().success());
+        in_a_child("handles_from_nowhere_touch_nothing", NOWHERE, "1");
         return;
     }
     let shuffler = Shuffler::new();
