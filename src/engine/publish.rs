@@ -52,6 +52,7 @@ impl Core {
                     self.wake(entry);
                 }
                 self.defer(Record::Settle { address: old, after_claims: false, end: End::Replaced });
+                self.keep_up();
                 Ok(())
             }
             Err(left) => {
