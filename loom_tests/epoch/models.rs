@@ -394,6 +394,14 @@ fn reader() -> Body {
     body(Mine::get)
 }
 
+/// A reader without a seat.
+fn pinned_reader() -> Body {
+    body(|mine| {
+        let guard = mine.registration().pin();
+        mine.world.look_twice(&guard);
+    })
+}
+
 fn publisher(value: u64, step: bool) -> Body {
     body(move |mine| {
         if mine.publish(Block { bytes: BYTES, value }) && step {
@@ -458,16 +466,30 @@ fn a_get_a_publish_and_a_step() {
     let paths = ["read the old", "read the new", "published", "told a step", "reclaimed while others ran"];
     check("a get, a publish and a step", 2, &paths, |paths| {
         let world = World::new(paths, BYTES);
-        let reader = body(|mine| {
-            let guard = mine.registration().pin();
-            mine.world.look_twice(&guard);
-        });
         let stepper = body(|mine| {
             mine.submit();
             mine.flush_and_carry_out(1);
         });
-        race(&world, [reader, publisher(2, false), stepper]);
+        race(&world, [pinned_reader(), publisher(2, false), stepper]);
         assert_eq!(world.log().settled, [HOME]);
+    });
+}
+
+/// A batch is what was retired before it was submitted: its closure may come before later readers.
+#[test]
+fn a_get_and_a_publish_after_a_submission() {
+    let paths = ["read the old", "read the new", "published", "reclaimed while others ran"];
+    check("a get and a publish after a submission", 2, &paths, |paths| {
+        let world = World::new(paths, BYTES);
+        let publisher = body(|mine| {
+            mine.publish(Block { bytes: BYTES, value: 2 });
+            mine.submit();
+            mine.publish(Block { bytes: BYTES, value: 3 });
+            mine.flush_and_carry_out(FLUSHES);
+            assert!(mine.world.log().settled.len() < 2, "what was retired later waits for another batch");
+        });
+        race(&world, [pinned_reader(), publisher]);
+        assert_eq!(world.log().settled.len(), 2);
     });
 }
 

@@ -122,7 +122,8 @@ impl Core {
         let mut meter = Meter::new(budget, start);
         if duty != Duty::Assistance {
             self.wait_for_readers(64, || meter.is_late());
-            let (done, panic) = self.carry_out(duty == Duty::Full, || if meter.is_late() { None } else { self.deferred.next() });
+            let (done, panic) =
+                self.carry_out(duty == Duty::Full, || if meter.is_late() { None } else { self.deferred.next() });
             progress.carried_out = done;
             self.count_panic(panic);
         }

@@ -51,7 +51,7 @@ impl Core {
         /// More than the one that the caller put off, so that the backlog shrinks.
         const SHARE: usize = 2;
         /// Calls for each time that the epochs are helped forward.
-        const CALLS: u32 = 64;
+        const CALLS: u32 = 256;
         // One inside the other, destructors that publish might never come to an end.
         let Some(_inside) = Inside::enter_first(self.number) else { return };
         let is_time = with_shard(self, |shard, _, _| {
@@ -61,7 +61,7 @@ impl Core {
         if is_time {
             self.submit();
             self.flush();
-            // For what waits while nothing new is told of.
+            // What is retired while more waits is told of no more.
             self.notify();
         }
         if self.deferred.due() == 0 {

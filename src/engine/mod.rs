@@ -30,8 +30,8 @@ pub(crate) mod settle;
 
 use crate::arena::{Pool, Shards, Supply};
 use crate::builder::Config;
-use crate::compact::{Compactor, Inside};
 use crate::compact::sweep::Sweepers;
+use crate::compact::{Compactor, Inside};
 use crate::deferred::Deferred;
 use crate::panics::{Panic, keep_first};
 use crate::primitive::sync::atomic::{AtomicU64, Ordering};
