@@ -245,10 +245,14 @@ mutant 'lower: relaxed' signal a_raise_is_never_lost $signal \
 # Readers.
 mutant 'a record does not wait for the readers' epoch a_get_and_a_publish $deferred \
     's/guard\.defer\(move \|\| \{/let at_once = move || {/; s/\}\);\n(\s+)\/\/ At once/};\n$1at_once();\n$1\/\/ At once/'
+mutant 'a batch is what was retired when its closure runs' epoch a_get_and_a_publish_after_a_submission $deferred \
+    's/let batch = self\.retired\.take_all\(\);\n\s+if batch\.is_empty\(\) \{\n\s+return true;\n\s+\}/let batch: Batch<R> = Vec::new();/; s/deferred\.add_ready\(batch, bytes\);/let batch = deferred.retired.take_all();\n            let (records, bytes) = (batch.len(), total_bytes(&batch));\n            deferred.add_ready(batch, bytes);/'
+mutant 'push: relaxed, before a batch' epoch a_get_a_publish_and_a_step $ready \
+    's/compare_exchange\(head, node, Ordering::Release/compare_exchange(head, node, Ordering::Relaxed/'
 mutant 'a free does not wait for the readers' epoch a_get_and_a_free $readers \
-    's/(if let Some\(address\) = left\.settle \{\n\s+let bytes[^\n]*\n\s+)self\.defer\(Record::Settle\(address\), bytes\);/$1drop(bytes);\n            self.world.log().unlinked.push(address);\n            self.world.deferred.ready.push(Record::Settle(address));/'
+    's/(if let Some\(address\) = left\.settle \{\n\s+let bytes[^\n]*\n\s+)self\.defer\(Record::Settle\(address\), bytes\);/$1self.world.log().unlinked.push(address);\n            self.world.deferred.make_ready(Record::Settle(address), bytes);/'
 mutant 'an emptied arena does not wait for the readers' epoch a_get_and_an_arena_that_is_retired $readers \
-    's/self\.defer\(Record::Recycle\(number\), 0\)/self.world.deferred.ready.push(Record::Recycle(number))/'
+    's/self\.defer\(Record::Recycle\(number\), 0\)/self.world.deferred.make_ready(Record::Recycle(number), 0)/'
 mutant 'a mover wipes what readers may see' epoch a_get_and_a_move $readers \
     's/(assert_eq!\(outcome, Outcome::Remains, [^\n]*\n)/$1        self.world.put(source, POISON);\n/'
 mutant 'the bytes of the successor are taken off' epoch a_publish_of_another_size_and_a_free $readers \

@@ -84,7 +84,7 @@ fn two_pushers_and_a_taker() {
             other.join().unwrap();
         }
         let second = take(&list);
-        assert!(list.is_empty());
+        assert!(list.take_all().is_empty());
         if first.is_empty() && second[0] != second[1] - 1 {
             paths.reached("interleaved");
         }

@@ -146,7 +146,7 @@ impl<'a> Reader<'a> {
     /// compactor's own looks, a few after each ring, find the reader gone.)
     #[inline]
     fn tell(&self) {
-        if self.core.deferred.waiting() > 0 {
+        if self.core.is_waiting() {
             self.core.notify();
         }
     }

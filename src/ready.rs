@@ -23,8 +23,8 @@ impl<T> Ready<T> {
         Self { head: AtomicPtr::new(ptr::null_mut()) }
     }
 
-    /// Adds a record.
-    pub(crate) fn push(&self, value: T) {
+    /// Adds a record. `true`: there was none.
+    pub(crate) fn push(&self, value: T) -> bool {
         let node = Box::into_raw(Box::new(Node { value, next: ptr::null_mut() }));
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
@@ -32,15 +32,10 @@ impl<T> Ready<T> {
             unsafe { (*node).next = head };
             // Release: pairs with the acquire in `take_all`; the record is visible to whoever carries it out.
             match self.head.compare_exchange(head, node, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return,
+                Ok(_) => return head.is_null(),
                 Err(found) => head = found,
             }
         }
-    }
-
-    /// Whether there was nothing to take just now.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.head.load(Ordering::Relaxed).is_null()
     }
 
     /// Takes every record, oldest first.

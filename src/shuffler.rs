@@ -371,6 +371,10 @@ impl Shuffler {
 
     /// Replaces a `Versioned` value. Readers that have it keep it until they are dropped; then it is dropped, in a step.
     ///
+    /// When values are replaced faster than steps drop them, this call drops two that were replaced or freed earlier, perhaps
+    /// by other threads. So it should not be called under a lock that a destructor of such a value takes. A panic of one is
+    /// caught, and counted in [`Stats`](crate::Stats).
+    ///
     /// # Errors
     ///
     /// `Stale` or `Invalid` as for [`rent`](Self::rent), `Busy` while another call replaces the value, `OutOfMemory` if there
@@ -385,7 +389,8 @@ impl Shuffler {
 
     /// Replaces a `Versioned` value by what `make` makes of it. If `make` panics the value stays.
     ///
-    /// `make` runs with no lock held and may use this shuffler; of this very block it may only read.
+    /// `make` runs with no lock held and may use this shuffler; of this very block it may only read. Earlier values may be
+    /// dropped here, as in [`publish`](Self::publish).
     ///
     /// # Errors
     ///
@@ -454,7 +459,8 @@ impl Shuffler {
 impl Shuffler {
     /// Ends a block. New rents are refused from here on; if somebody holds it, the last return lets it go.
     ///
-    /// The block's destructor runs here, unless it has to wait for a holder or a reader.
+    /// The block's destructor runs here, unless it has to wait for a holder or a reader. With a `Versioned` block it does, and
+    /// earlier ones may be dropped here, as in [`publish`](Self::publish).
     ///
     /// # Errors
     ///

@@ -205,6 +205,8 @@ pub(crate) struct Private {
     pub(crate) uncounted: usize,
     /// Bytes that its user was to move for what it allocated, and has not yet.
     pub(crate) owed: usize,
+    /// Calls of its user, since the last that helped the epochs forward, which found much put off.
+    pub(crate) unhelped: u32,
 }
 
 impl Private {
@@ -385,6 +387,7 @@ impl Shards {
             thread: None,
             uncounted: 0,
             owed: 0,
+            unhelped: 0,
         };
         let shard = Box::into_raw(Box::new(Shard {
             private: UnsafeCell::new(private),

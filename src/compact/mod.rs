@@ -17,7 +17,7 @@ use crate::primitive::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Orderin
 pub use explain::{Explanation, OldestRent, Reason};
 use std::sync::Mutex;
 use std::time::Duration;
-pub(crate) use step::Duty;
+pub(crate) use step::{Duty, Inside};
 pub use step::{Progress, ShuffleReport};
 pub use worker::CompactorState;
 

@@ -93,12 +93,17 @@ thread_local! {
 }
 
 /// Marks the thread as inside a step.
-struct Inside(u64);
+pub(crate) struct Inside(u64);
 
 impl Inside {
     fn enter(number: u64) -> Option<Self> {
         let outer = INSIDE.get();
         (outer != number).then(|| Self(INSIDE.replace(number)))
+    }
+
+    /// As [`enter`](Self::enter), but also not inside a step of another core.
+    pub(crate) fn enter_first(number: u64) -> Option<Self> {
+        (INSIDE.get() == 0).then(|| Self(INSIDE.replace(number)))
     }
 }
 
@@ -117,13 +122,10 @@ impl Core {
         let mut meter = Meter::new(budget, start);
         if duty != Duty::Assistance {
             self.wait_for_readers(64, || meter.is_late());
-            let (done, panic) = self.carry_out(duty == Duty::Full, || meter.is_late());
+            let (done, panic) =
+                self.carry_out(duty == Duty::Full, || if meter.is_late() { None } else { self.deferred.next() });
             progress.carried_out = done;
-            if let Some(panic) = panic {
-                // Nobody can be told; and to drop what it carries could panic again.
-                std::mem::forget(panic);
-                self.compactor.totals.panics.fetch_add(1, Ordering::Relaxed);
-            }
+            self.count_panic(panic);
         }
         if duty == Duty::Full {
             // A quarter of the time at the most: dead grants are small.

@@ -170,8 +170,7 @@ impl Core {
             self.wake(entry);
         }
         if let Some(address) = left.settle {
-            self.deferred.ready.push(Record::Settle { address, after_claims: false, end: End::Freed });
-            self.notify();
+            self.leave_to_step(Record::Settle { address, after_claims: false, end: End::Freed });
         }
     }
 

@@ -301,8 +301,9 @@ impl Core {
         (policy::assistance(used.saturating_sub(dead), used, self.config.target_utilization) * 1024.0) as usize
     }
 
-    /// `None`: the thread's arena is full, or it has none.
-    fn reserve_own(
+    /// Room in the arena that this thread fills. `None`: it is full, or there is none. The block is movable.
+    #[inline]
+    pub(super) fn reserve_own(
         &self,
         life: Life,
         info: &'static TypeInfo,

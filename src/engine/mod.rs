@@ -30,8 +30,8 @@ pub(crate) mod settle;
 
 use crate::arena::{Pool, Shards, Supply};
 use crate::builder::Config;
-use crate::compact::Compactor;
 use crate::compact::sweep::Sweepers;
+use crate::compact::{Compactor, Inside};
 use crate::deferred::Deferred;
 use crate::panics::{Panic, keep_first};
 use crate::primitive::sync::atomic::{AtomicU64, Ordering};
@@ -95,13 +95,13 @@ impl Core {
     fn finish_deferred(&self, first_panic: &mut Option<Panic>) {
         // Nobody else uses the collector now, so this ends well before, unless a reader was forgotten.
         self.wait_for_readers(4096, || false);
-        let (_, panic) = self.carry_out(true, || false);
+        let (_, panic) = self.carry_out(true, || self.deferred.next());
         keep_first(first_panic, panic.map_or(Ok(()), Err));
     }
 
     /// Whether anything was put off that waits for a reader or a mover, or that no step has carried out yet.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.deferred.waiting() > 0 || !self.deferred.is_idle()
+        self.deferred.backlog().0 > 0
     }
 
     /// Milliseconds since the shuffler was made.
@@ -143,10 +143,13 @@ impl Drop for Life {
                 live.push(crate::RawHandle::new(slot, version));
             }
         });
+        // What they put off is left to `finish_deferred`, which tells of panics.
+        let inside = Inside::enter_first(core.number);
         for handle in live {
             let freed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| core.free(handle)));
             keep_first(&mut first_panic, freed.map(drop));
         }
+        drop(inside);
         core.finish_deferred(&mut first_panic);
         if let Some(panic) = first_panic
             && !thread::panicking()

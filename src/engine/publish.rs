@@ -26,14 +26,21 @@ impl Drop for Held<'_> {
 }
 
 impl Core {
+    /// Room for the block that is to be in the place of a handle's, as a rule in the arena that this thread fills.
+    #[inline]
     fn successor<T: StoredLayout>(&self, raw: RawHandle) -> Result<Building<'_>, AccessError> {
         // Asked first, so that a stale handle costs no memory.
         let entry = self.entry(raw)?;
         if entry.version() != raw.version() {
             return Err(Self::outdated(raw, entry));
         }
-        let building = self.reserve_for(Life::Of(raw.slot()), T::VERSIONED, size_of::<T>(), align_of::<T>(), false);
-        building.map_err(|cause| match cause {
+        let (life, info) = (Life::Of(raw.slot()), T::VERSIONED);
+        let is_common =
+            self.pool.is_movable(info.ground().headers, size_of::<T>(), align_of::<T>()) && !self.is_behind();
+        if is_common && let Ok(Some(building)) = self.reserve_own(life, info, size_of::<T>(), align_of::<T>()) {
+            return Ok(building);
+        }
+        self.reserve_for(life, info, size_of::<T>(), align_of::<T>(), false).map_err(|cause| match cause {
             AllocError::ReadersBehind { waiting, limit, thread } => {
                 AccessError::ReadersBehind { waiting, limit, thread }
             }
@@ -52,6 +59,7 @@ impl Core {
                     self.wake(entry);
                 }
                 self.defer(Record::Settle { address: old, after_claims: false, end: End::Replaced });
+                self.keep_up();
                 Ok(())
             }
             Err(left) => {

@@ -5,6 +5,7 @@ use super::help::Claim;
 use super::lease::{with_last_shard_unscrubbed, with_shard};
 use crate::arena::shard::add;
 use crate::arena::{ArenaRef, AtomicHeader, Ground, HEADER_BYTES, Header, Headers, Outcome, State, Use};
+use crate::deferred::Pending;
 use crate::handle::RawHandle;
 use crate::panics::{Panic, keep_first};
 use crate::types::registry;
@@ -143,10 +144,15 @@ impl Core {
     /// Puts a record off until every reader of this moment is gone.
     pub(crate) fn defer(&self, record: Record) {
         let bytes = self.held_back(&record);
-        with_shard(self, |shard, _, _| {
-            let guard = shard.epoch(&self.collector, &self.seats).pin();
-            self.deferred.put_off(&guard, record, bytes);
-        });
+        if self.deferred.retire(record, bytes) {
+            self.notify();
+        }
+    }
+
+    /// Leaves a record to a step.
+    pub(super) fn leave_to_step(&self, record: Record) {
+        let bytes = self.held_back(&record);
+        self.deferred.make_ready(record, bytes);
         self.notify();
     }
 
@@ -198,6 +204,7 @@ impl Core {
                 self.deferred.begin_wait_for_movers();
             }
             self.defer(Record::Settle { address, after_claims: moving, end: End::Freed });
+            self.keep_up();
             return;
         }
         // SAFETY: the block's bytes are still counted in the arena.
@@ -213,8 +220,7 @@ impl Core {
     /// Settles a block that movers may be copying, when they have given back their claims on its arena.
     pub(super) fn settle_after_claims(&self, address: usize, end: End) {
         self.deferred.begin_wait_for_movers();
-        self.deferred.ready.push(Record::Settle { address, after_claims: true, end });
-        self.notify();
+        self.leave_to_step(Record::Settle { address, after_claims: true, end });
     }
 
     /// Settles a block that nobody uses.
@@ -243,26 +249,28 @@ impl Core {
         drop(burial);
     }
 
-    /// Carries out records that are ready, until there are none that can be or `enough` says so. Returns how many, and the
-    /// first panic of a destructor.
+    /// Carries out records that are ready, as long as `next` finds one. Returns how many, and the first panic of a destructor.
     ///
     /// Records are taken one at a time: whatever a destructor does, it keeps no other record from other steps.
-    pub(crate) fn carry_out(&self, drops: bool, mut enough: impl FnMut() -> bool) -> (usize, Option<Panic>) {
+    pub(crate) fn carry_out(
+        &self,
+        drops: bool,
+        mut next: impl FnMut() -> Option<Pending<Record>>,
+    ) -> (usize, Option<Panic>) {
         let mut first_panic = None;
         let mut done = 0;
         let mut later = Vec::new();
-        while !enough() {
-            let Some(record) = self.deferred.next() else { break };
-            match record {
+        while let Some(pending) = next() {
+            match pending.record {
                 Record::Recycle(arena) => self.recycle(arena),
                 Record::Settle { address, end, .. } if !drops && end.drops_value() && self.has_destructor(address) => {
-                    later.push(record);
+                    later.push(pending);
                     continue;
                 }
                 Record::Settle { address, after_claims, end } => {
                     let alone = after_claims.then(|| self.claim_alone(address));
                     if let Some(None) = alone {
-                        later.push(record);
+                        later.push(pending);
                         continue;
                     }
                     let settled = catch_unwind(AssertUnwindSafe(|| self.settle(address, end)));
@@ -300,19 +308,35 @@ impl Core {
         (claim.arena.account.balance().claims == 1).then_some(claim)
     }
 
-    /// Helps the epoch forward as far as the readers let it, so that what waits becomes ready; until `enough` says so, or
-    /// nothing became ready `patience` times.
+    /// Hands what was put off to the epochs and helps them forward as far as the readers let it, so that what waits becomes
+    /// ready; until `enough` says so, or nothing became ready `patience` times.
     pub(crate) fn wait_for_readers(&self, patience: u32, mut enough: impl FnMut() -> bool) {
         // An epoch's garbage is two advances away, an advance needs a flush, and a flush collects a few bags at a time, those
-        // of the collector's own garbage among them.
-        let waiting = || self.deferred.waiting();
-        let (mut left, mut in_vain) = (waiting(), 0);
-        while left > 0 && in_vain < patience && !enough() {
-            with_shard(self, |shard, _, _| shard.epoch(&self.collector, &self.seats).pin().flush());
-            let now = waiting();
-            in_vain = if now < left { 0 } else { in_vain + 1 };
-            left = now;
+        // of the collector's own garbage among them. What others put off meanwhile is not waited for: that might never end.
+        let deferred = &self.deferred;
+        let (mut last, mut expired, mut in_vain) = (None, deferred.expired(), 0);
+        while deferred.waiting() > 0 && in_vain < patience && !enough() {
+            if last.is_none() && self.submit() {
+                last = Some(deferred.submitted());
+            }
+            if last.is_some_and(|last| expired >= last) {
+                break;
+            }
+            self.flush();
+            let now = deferred.expired();
+            in_vain = if now > expired { 0 } else { in_vain + 1 };
+            expired = now;
         }
+    }
+
+    /// Hands what was put off to the epochs, if they have room for it.
+    pub(super) fn submit(&self) -> bool {
+        with_shard(self, |shard, _, _| self.deferred.submit(|| shard.epoch(&self.collector, &self.seats).pin()))
+    }
+
+    /// Helps the epoch forward by one step, if the readers let it.
+    pub(super) fn flush(&self) {
+        with_shard(self, |shard, _, _| shard.epoch(&self.collector, &self.seats).pin().flush());
     }
 }
 
