@@ -2,9 +2,9 @@
 //! same structures over the system's malloc, in one run.
 //!
 //! `cargo bench --bench traversal`; `-- --quick` for a tenth of the nodes. Both are churned alike: twice as often as there are nodes a
-//! random one is taken out and a new one put in at a random place. Then each is walked from end to end,
-//! the tree in the order of its keys, and every byte of a node is read: on malloc, over a shuffler as it is, and over it after `shuffle_along`. Rounds are
-//! interleaved; medians and minima over the rounds, nanoseconds a node; ratios are to malloc.
+//! random one is taken out and a new one put in at a random place. Then each is walked from end to end, the tree in the order of its
+//! keys, and every node is read whole: on malloc, over a shuffler as it is, and over one after `shuffle_along`, with `get_after`.
+//! Rounds are interleaved; medians and minima over the rounds, nanoseconds a node; ratios are to malloc.
 
 #[path = "common/rounds.rs"]
 mod rounds;
@@ -49,7 +49,6 @@ trait Heap {
 
 /// A way to read them.
 trait View<L> {
-    #[inline]
     fn node(&self, link: L) -> &Node<L>;
 
     /// For one that was put behind `before` in memory, if nodes were put in order.
