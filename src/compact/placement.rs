@@ -131,8 +131,9 @@ impl Core {
         let arenas = [pass.len(), self.arenas_to_be_had()];
         plan.dice.cast(&mut pass, arenas);
         plan.pass.extend(pass);
-        self.compactor.totals.cycles.fetch_add(1, Ordering::Relaxed);
-        arenas[0] > 0
+        let begins = arenas[0] > 0;
+        self.compactor.totals.cycles.fetch_add(u64::from(begins), Ordering::Relaxed);
+        begins
     }
 
     pub(super) fn arenas_to_be_had(&self) -> usize {

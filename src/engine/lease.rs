@@ -51,7 +51,8 @@ unsafe fn end_lease(core: &Core, shard: ShardRef) {
         core.seats.assign(registration.seat(), None);
     }
     let sparse = |bump: &Bump| bump.state().is_some_and(|(_, _, dead)| dead >= core.pool.worth_sealing());
-    let is_worth_sealing = private.bumps.iter().any(sparse);
+    // For a pass of random placement, whatever lies there can be moved now.
+    let is_worth_sealing = private.bumps.iter().any(sparse) || core.makes_passes();
     core.shards.hand_back(shard, Role::Mutator);
     if is_worth_sealing {
         core.notify();
