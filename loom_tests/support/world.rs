@@ -105,6 +105,8 @@ pub(crate) struct World {
     tail: AtomicHeader,
     /// Whether lengths matter: looked at only then, so that other models are not larger for it.
     long: bool,
+    /// Sources of moves are wiped. If not they are dead at once, and stand as they are until they are punched.
+    scrubs: bool,
     /// Set by whoever emptied arena 0: it may be used again.
     idle: AtomicBool,
     /// The source of a move that was not wiped, or 0: the ready list.
@@ -123,10 +125,10 @@ unsafe impl Send for World {}
 impl World {
     /// A world with room for the copies of `threads` threads, and an entry in no life.
     pub(crate) fn new(paths: &Paths, threads: usize) -> Arc<Self> {
-        Self::with_home(paths, threads, BYTES - HEADER_BYTES)
+        Self::with_home(paths, threads, BYTES - HEADER_BYTES, true)
     }
 
-    fn with_home(paths: &Paths, threads: usize, bytes: usize) -> Arc<Self> {
+    fn with_home(paths: &Paths, threads: usize, bytes: usize, scrubs: bool) -> Arc<Self> {
         let arena = || Arena { account: Account::new(), cells: std::array::from_fn(|_| UnsafeCell::new(POISON)) };
         Arc::new(Self {
             entry: Entry::vacant(0),
@@ -134,6 +136,7 @@ impl World {
             header: AtomicHeader::new(Header::new(SLOT, bytes, 1, State::Live)),
             tail: AtomicHeader::new(Header::new(0xDEAD, 0xDEAD, 9, State::Live)),
             long: bytes == LONG,
+            scrubs,
             idle: AtomicBool::new(false),
             sources: AtomicUsize::new(0),
             parking: Mutex::new(()),
@@ -152,7 +155,7 @@ impl World {
 
     /// As [`alive`](Self::alive), with a block that can become shorter.
     pub(crate) fn long(paths: &Paths, threads: usize) -> (Arc<Self>, u32) {
-        let world = Self::with_home(paths, threads, LONG);
+        let world = Self::with_home(paths, threads, LONG, true);
         let version = world.start(1, 1);
         (world, version)
     }
@@ -208,9 +211,11 @@ impl World {
         self.open_home(Block { slot: 8, life: 1, payload: 8, bytes: SHORT });
     }
 
-    /// As [`alive`](Self::alive), with a second block in arena 0, so that the death of the first does not empty it.
+    /// As [`alive`](Self::alive), with a second block in arena 0, so that the death of the first does not empty it; what moves is
+    /// not wiped.
     pub(crate) fn crowded(paths: &Paths, threads: usize) -> (Arc<Self>, u32) {
-        let (world, version) = Self::alive(paths, threads);
+        let world = Self::with_home(paths, threads, BYTES - HEADER_BYTES, false);
+        let version = world.start(1, 1);
         world.arena(HOME).account.open_sealed(2 * BYTES);
         (world, version)
     }
@@ -719,9 +724,14 @@ impl Mine {
         }
     }
 
-    /// The winner's share: it alone retires the source, and wipes it if nobody else can be copying it. Otherwise the source
-    /// waits, its bytes counted.
+    /// The winner's share: it alone retires the source. Who scrubs wipes it if nobody else can be copying it; otherwise it waits,
+    /// its bytes counted.
     fn retire(&self, claim: Claim<'_>, source: usize) {
+        if !self.world.scrubs {
+            let bytes = self.world.die(source);
+            self.world.subtract(source, bytes);
+            return drop(claim);
+        }
         // Asked by a read-modify-write: whoever claims later comes after the commit, and so finds the word changed.
         if self.world.arena(source).account.is_sole_claim() {
             self.reached("wiped the source");
