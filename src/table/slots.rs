@@ -230,6 +230,10 @@ impl Table {
     #[inline]
     pub(crate) fn known(&self, slot: u32) -> &Entry {
         debug_assert!(self.has_page(slot), "slot {slot} is not of this table");
+        if let Some(entries) = self.reserved.entries() {
+            // SAFETY: as in `PageDirectory::entry`.
+            return unsafe { entries.add(slot as usize).as_ref() };
+        }
         // Acquire: pairs with the release in `add_page`; this may be a later directory than the one that first had the page.
         let current = self.current.load(Ordering::Acquire);
         // Relaxed: the slot came by a way that its page's making happened before.
