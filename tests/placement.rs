@@ -425,3 +425,17 @@ fn others_go_on_meanwhile() {
     let descents = addresses.windows(2).filter(|pair| pair[1] < pair[0]).count();
     assert_eq!(descents, 0);
 }
+
+#[test]
+fn an_order_of_nothing_seals_nothing() {
+    let shuffler = Shuffler::builder().trigger(Trigger::Manual).build().expect("a configuration");
+    let gone = shuffler.create(0).expect("memory");
+    let _ = shuffler.free(gone).expect("a live block");
+    for number in 0..50 {
+        shuffler.create(number).expect("memory");
+        assert_eq!(shuffler.shuffle_along([gone]).progress.moves, 0);
+        shuffler.shuffle_along(std::iter::empty::<RawHandle>());
+    }
+    let held = shuffler.stats().resident_bytes;
+    assert!(held < 8 << 20, "{held} bytes are held for fifty numbers");
+}

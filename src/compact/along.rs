@@ -63,10 +63,10 @@ impl Core {
         if report.paused {
             return report;
         }
-        let mut queues: [Queue; Ground::COUNT] = Default::default();
-        for (index, &handle) in handles.iter().enumerate() {
-            self.look_ahead(&handles, index);
-            self.enqueue(&mut queues, handle);
+        let queues = self.enqueue_all(&handles);
+        if queues.iter().all(|queue| queue.handles.is_empty()) {
+            // The arena that the caller fills would be sealed for nothing, with whatever little is in it.
+            return report;
         }
         let _lining_up = LiningUp::new(self);
         let deadline = Instant::now() + PATIENCE;
@@ -96,6 +96,16 @@ impl Core {
             // Its header, and most likely its payload's beginning.
             prefetch(entry.word().address().wrapping_sub(HEADER_BYTES));
         }
+    }
+
+    /// The queue of each ground.
+    fn enqueue_all(&self, handles: &[RawHandle]) -> [Queue; Ground::COUNT] {
+        let mut queues: [Queue; Ground::COUNT] = Default::default();
+        for (index, &handle) in handles.iter().enumerate() {
+            self.look_ahead(handles, index);
+            self.enqueue(&mut queues, handle);
+        }
+        queues
     }
 
     /// Adds a block to the queue of its ground, if there is such a block and it can be moved.
