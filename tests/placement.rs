@@ -439,3 +439,13 @@ fn an_order_of_nothing_seals_nothing() {
     let held = shuffler.stats().resident_bytes;
     assert!(held < 8 << 20, "{held} bytes are held for fifty numbers");
 }
+
+#[test]
+fn a_handle_that_is_there_many_times_takes_room_once() {
+    let shuffler = Shuffler::builder().trigger(Trigger::Manual).build().expect("a configuration");
+    let block = shuffler.alloc::<u8>(60_000).expect("memory");
+    let report = shuffler.shuffle_along(std::iter::repeat_n(block, 10_000));
+    assert_eq!(report.progress.moves, 1);
+    let held = shuffler.stats().resident_bytes;
+    assert!(held < 16 << 20, "{held} bytes are held after one block was moved");
+}

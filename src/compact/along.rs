@@ -12,6 +12,7 @@ use crate::error::AllocError;
 use crate::handle::RawHandle;
 use crate::primitive::sync::atomic::Ordering;
 use crate::table::Memory;
+use std::collections::HashSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,11 +60,17 @@ impl Core {
     pub(crate) fn shuffle_along(&self, handles: impl Iterator<Item = RawHandle>) -> ShuffleReport {
         let mut report = ShuffleReport { paused: self.is_paused(), steps: 1, ..ShuffleReport::default() };
         // First of all, with nothing taken yet: the iterator may be anybody's code.
-        let handles: Vec<RawHandle> = handles.collect();
+        let mut handles: Vec<RawHandle> = handles.collect();
         if report.paused {
             return report;
         }
-        let queues = self.enqueue_all(&handles);
+        let mut queues = self.enqueue_all(&handles);
+        // More than there can be: some handles are there several times, and arenas would be taken for each.
+        if queues.iter().map(|queue| queue.bytes).sum::<usize>() / 2 > self.supply.held() {
+            let mut seen = HashSet::new();
+            handles.retain(|&handle| seen.insert(handle));
+            queues = self.enqueue_all(&handles);
+        }
         if queues.iter().all(|queue| queue.handles.is_empty()) {
             // The arena that the caller fills would be sealed for nothing, with whatever little is in it.
             return report;
