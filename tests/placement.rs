@@ -449,3 +449,24 @@ fn a_handle_that_is_there_many_times_takes_room_once() {
     let held = shuffler.stats().resident_bytes;
     assert!(held < 16 << 20, "{held} bytes are held after one block was moved");
 }
+
+#[test]
+fn a_reader_that_stays_does_not_make_orders_pile_up() {
+    let shuffler = Shuffler::new();
+    let blocks: Vec<Versioned<u64>> = (0..100_000).map(|number| shuffler.create_versioned(number).unwrap()).collect();
+    let reader = shuffler.reader();
+    let seen = reader.get(blocks[7]).unwrap();
+    let mut waiting = false;
+    for seed in 0..30 {
+        waiting |= shuffler.shuffle_along(shuffled(&blocks, seed)).progress.waiting;
+    }
+    let held = shuffler.stats().resident_bytes;
+    assert!(held < 20 << 20 && waiting, "{held} bytes are held");
+    assert_eq!(*seen, 7);
+    drop(reader);
+    // Nobody looks now, so each order is carried out, however closely one follows the other.
+    for seed in 0..5 {
+        let report = shuffler.shuffle_along(shuffled(&blocks, seed));
+        assert_eq!((report.progress.moves, report.progress.waiting), (blocks.len(), false), "{report:?}");
+    }
+}

@@ -132,6 +132,16 @@ impl Core {
         if queue.handles.is_empty() {
             return;
         }
+        if ground.versioned && self.readers_keep_much() {
+            // What waits may be ready but for a look at it.
+            let deadline = Instant::now() + PATIENCE;
+            self.wait_for_readers(64, || !self.readers_keep_much() || Instant::now() >= deadline);
+            if self.readers_keep_much() {
+                // A second copy of these blocks would wait for the same readers, and a third one after the next call.
+                report.progress.waiting = true;
+                return;
+            }
+        }
         // All at once, since arenas that are taken later may lie anywhere. The largest block may not fit the end of each.
         let filled = ground.headers.capacity(self.pool.arena_bytes()) - self.pool.extent_bytes();
         let count = queue.bytes.div_ceil(filled);
