@@ -470,3 +470,25 @@ fn a_reader_that_stays_does_not_make_orders_pile_up() {
         assert_eq!((report.progress.moves, report.progress.waiting), (blocks.len(), false), "{report:?}");
     }
 }
+
+#[test]
+fn an_order_that_is_paused_begins_no_other_ground() {
+    let shuffler = Shuffler::builder().trigger(Trigger::Manual).build().expect("a configuration");
+    let (plain, versioned) = thread::scope(|scope| {
+        // On a thread that ends, so that nobody fills the arenas.
+        let fill = || -> (Vec<_>, _) {
+            let plain = (0..200_000_u64).map(|number| shuffler.create(number).unwrap()).collect();
+            (plain, shuffler.create_versioned(1_u64).unwrap())
+        };
+        scope.spawn(fill).join().unwrap()
+    });
+    let before = address(&shuffler, versioned);
+    let order: Vec<RawHandle> = plain.into_iter().map(RawHandle::from).chain([versioned.into()]).collect();
+    thread::scope(|scope| {
+        let along = scope.spawn(|| shuffler.shuffle_along(order.iter().copied()));
+        common::eventually("it has begun", || shuffler.stats().moves > 0);
+        let _paused = shuffler.pause();
+        assert!(along.join().unwrap().paused, "it was through before it could be paused");
+    });
+    assert_eq!(address(&shuffler, versioned), before);
+}

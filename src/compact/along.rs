@@ -156,6 +156,10 @@ impl Core {
         let is_target = |arena: ArenaRef| arenas.binary_search_by_key(&arena.base(), |arena| arena.base()).is_ok();
         let mut unused = arenas.iter().copied();
         for (index, &handle) in queue.handles.iter().enumerate() {
+            if self.is_paused() {
+                report.paused = true;
+                break;
+            }
             self.look_ahead(&queue.handles, index);
             match self.relocate_one(mover, handle, &is_target, &mut unused) {
                 Ok(Relocated::Moved(bytes)) => report.progress.count_move(bytes),
@@ -165,10 +169,6 @@ impl Core {
                     report.progress.more = true;
                     break;
                 }
-            }
-            if self.is_paused() {
-                report.paused = true;
-                break;
             }
         }
         // Nothing is in them, and nobody knows them.
