@@ -492,3 +492,15 @@ fn an_order_that_is_paused_begins_no_other_ground() {
     });
     assert_eq!(address(&shuffler, versioned), before);
 }
+
+#[test]
+fn what_was_before_may_lie_at_the_end_of_the_address_space() {
+    let shuffler = Shuffler::builder().trigger(Trigger::Manual).build().expect("a configuration");
+    let block = shuffler.create_versioned(5_u64).unwrap();
+    let reader = shuffler.reader();
+    for below in 0..16 {
+        // SAFETY: nothing is read through a reference to nothing.
+        let last: &() = unsafe { &*std::ptr::without_provenance(usize::MAX - below) };
+        assert_eq!(reader.get_after(last, block), Ok(&5));
+    }
+}
