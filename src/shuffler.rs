@@ -582,10 +582,12 @@ impl Shuffler {
     /// Moves blocks so that they lie in memory in the order of their handles: who goes through them in this order afterwards goes
     /// through memory in order. For a list, a tree or an index whose blocks have been scattered by years of use.
     ///
-    /// Afterwards the addresses of these blocks ascend, as long as nothing else moves them: they are moved again only when
-    /// enough around them has died (or in the next pass, with [`Placement::Random`](crate::Placement::Random)). A handle that is
-    /// there several times counts once. Left where they are, and out of the order, are blocks that are held
-    /// (`skipped_pinned` tells how many), that are larger than 64 KiB, or that lie in the arena that another thread is filling.
+    /// Afterwards the addresses of these blocks ascend, as long as nothing else moves them: they are moved again when enough around
+    /// them has died (or in the next pass, with [`Placement::Random`](crate::Placement::Random)), and so is what several such calls
+    /// have put into arenas that it does not fill: each call begins new ones, so it is for many blocks at a time. What is moved from
+    /// one arena stays in order. A handle that is there several times counts once. Left where they are, and out of the order, are blocks that are held
+    /// (`skipped_pinned` tells how many), that are larger than 64 KiB, or that lie in the arena that another thread is filling;
+    /// and `Versioned` blocks while a reader keeps much of what such blocks have left (`waiting` is set then).
     /// `Versioned` blocks and others, and of each those aligned to 512 bytes or more, lie in different arenas: each kind ascends by
     /// itself.
     ///

@@ -221,3 +221,40 @@ fn shufflers_without_a_reserved_range_read_and_refuse_alike() {
         refused(shuffler.reader().get(blocks[index]), AccessError::Stale, STALE);
     }
 }
+
+/// What is dead in an arena of helpers' extents is not counted among the garbage of the arenas that are filled: nobody counts
+/// it out again when the arena is emptied.
+#[test]
+fn what_moves_out_of_a_reserve_arena_is_no_garbage() {
+    use crate::arena::Use;
+    use crate::engine::lease::with_shard;
+    use crate::table::{Begun, Memory};
+    const BYTES: usize = 12 << 10;
+    let builder = Shuffler::builder().trigger(Trigger::Manual).arena_bytes(64 << 10).memory_limit(2 << 20);
+    let shuffler = builder.build().unwrap();
+    let core = shuffler.core();
+    let mut blocks = Vec::new();
+    while let Ok(block) = shuffler.create([7_u8; BYTES]) {
+        blocks.push(block);
+    }
+    // A move is under way, and who helps finds no memory but an extent.
+    let (block, raw) = (blocks[0], blocks[0].raw());
+    let entry = core.entry(raw).unwrap();
+    let source = entry.word().address();
+    let claim = core.claim(source).unwrap();
+    assert!(matches!(entry.begin_move(source), Begun::Moving(_)));
+    assert_eq!(*shuffler.rent(block).unwrap(), [7; BYTES]);
+    drop(claim);
+    assert_eq!(core.arena_of(entry.word().address()).usage(), Use::Reserve);
+    // Most of all, so that there is room, and something dead in arenas that stay.
+    for index in (1..blocks.len()).filter(|index| index + 9 < blocks.len() || index % 2 == 0) {
+        assert_eq!(shuffler.free(blocks[index]), Ok(Freed::Now));
+    }
+    core.seal_idle(0);
+    let garbage = || with_shard(core, |shard, _, _| shard.uncounted) + core.compactor.survey.dead();
+    let before = garbage();
+    assert!(core.compactor.survey.dead() > 0, "below zero nothing shows");
+    assert_eq!(shuffler.shuffle_along([block]).progress.moves, 1);
+    assert_eq!(core.arena_of(entry.word().address()).usage(), Use::Bumped);
+    assert_eq!(garbage(), before);
+}

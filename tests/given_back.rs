@@ -19,6 +19,8 @@ const MOST_LEFT: usize = 8 << 20;
 const MOST_QUIET: Duration = Duration::from_secs(if cfg!(debug_assertions) { 20 } else { 3 });
 const CHILD: &str = "GIVEN_BACK_CHILD";
 const NOWHERE: &str = "NOWHERE_CHILD";
+/// Set in the child that has little address space.
+const SCARCE: &str = "MEMORY_SHUFFLER_SCARCE";
 
 type Block = Handle<[u64; 2]>;
 type List = Mutex<Vec<Block>>;
@@ -125,4 +127,27 @@ fn handles_from_nowhere_touch_nothing() {
     }
     let more = resident().unwrap().saturating_sub(before);
     assert!(more < MOST_LEFT, "{HANDLES} handles made {more} bytes resident");
+}
+
+/// Where a process may have little address space, the table of handles does not take most of it.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_table_leaves_address_space_to_blocks() {
+    const GIB: usize = 1 << 30;
+    let test = "the_table_leaves_address_space_to_blocks";
+    if std::env::var_os(SCARCE).is_some() {
+        let shuffler = Shuffler::new();
+        shuffler.create(1_u8).unwrap();
+        let blocks = (0..100).map_while(|_| shuffler.alloc::<u8>(GIB).ok()).count();
+        println!("\nblocks: {blocks}");
+        return;
+    }
+    // So much that the table could have its range, and nobody else anything.
+    let shell = format!("ulimit -v {} && exec \"$0\" {test} --exact --nocapture", 80 << 20);
+    let mut command = std::process::Command::new("sh");
+    let output = command.arg("-c").arg(shell).arg(std::env::current_exe().unwrap()).env(SCARCE, "1").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let blocks = text.lines().find_map(|line| line.strip_prefix("blocks: "));
+    let blocks: usize = blocks.unwrap_or_else(|| panic!("{output:?}")).parse().unwrap();
+    assert!(blocks > 60, "of 80 GiB of address space {blocks} could be had");
 }

@@ -425,3 +425,82 @@ fn others_go_on_meanwhile() {
     let descents = addresses.windows(2).filter(|pair| pair[1] < pair[0]).count();
     assert_eq!(descents, 0);
 }
+
+#[test]
+fn an_order_of_nothing_seals_nothing() {
+    let shuffler = Shuffler::builder().trigger(Trigger::Manual).build().expect("a configuration");
+    let gone = shuffler.create(0).expect("memory");
+    let _ = shuffler.free(gone).expect("a live block");
+    for number in 0..50 {
+        shuffler.create(number).expect("memory");
+        assert_eq!(shuffler.shuffle_along([gone]).progress.moves, 0);
+        shuffler.shuffle_along(std::iter::empty::<RawHandle>());
+    }
+    let held = shuffler.stats().resident_bytes;
+    assert!(held < 8 << 20, "{held} bytes are held for fifty numbers");
+}
+
+#[test]
+fn a_handle_that_is_there_many_times_takes_room_once() {
+    let shuffler = Shuffler::builder().trigger(Trigger::Manual).build().expect("a configuration");
+    let block = shuffler.alloc::<u8>(60_000).expect("memory");
+    let report = shuffler.shuffle_along(std::iter::repeat_n(block, 10_000));
+    assert_eq!(report.progress.moves, 1);
+    let held = shuffler.stats().resident_bytes;
+    assert!(held < 16 << 20, "{held} bytes are held after one block was moved");
+}
+
+#[test]
+fn a_reader_that_stays_does_not_make_orders_pile_up() {
+    let shuffler = Shuffler::new();
+    let blocks: Vec<Versioned<u64>> = (0..100_000).map(|number| shuffler.create_versioned(number).unwrap()).collect();
+    let reader = shuffler.reader();
+    let seen = reader.get(blocks[7]).unwrap();
+    let mut waiting = false;
+    for seed in 0..30 {
+        waiting |= shuffler.shuffle_along(shuffled(&blocks, seed)).progress.waiting;
+    }
+    let held = shuffler.stats().resident_bytes;
+    assert!(held < 20 << 20 && waiting, "{held} bytes are held");
+    assert_eq!(*seen, 7);
+    drop(reader);
+    // Nobody looks now, so each order is carried out, however closely one follows the other.
+    for seed in 0..5 {
+        let report = shuffler.shuffle_along(shuffled(&blocks, seed));
+        assert_eq!((report.progress.moves, report.progress.waiting), (blocks.len(), false), "{report:?}");
+    }
+}
+
+#[test]
+fn an_order_that_is_paused_begins_no_other_ground() {
+    let shuffler = Shuffler::builder().trigger(Trigger::Manual).build().expect("a configuration");
+    let (plain, versioned) = thread::scope(|scope| {
+        // On a thread that ends, so that nobody fills the arenas.
+        let fill = || -> (Vec<_>, _) {
+            let plain = (0..200_000_u64).map(|number| shuffler.create(number).unwrap()).collect();
+            (plain, shuffler.create_versioned(1_u64).unwrap())
+        };
+        scope.spawn(fill).join().unwrap()
+    });
+    let before = address(&shuffler, versioned);
+    let order: Vec<RawHandle> = plain.into_iter().map(RawHandle::from).chain([versioned.into()]).collect();
+    thread::scope(|scope| {
+        let along = scope.spawn(|| shuffler.shuffle_along(order.iter().copied()));
+        common::eventually("it has begun", || shuffler.stats().moves > 0);
+        let _paused = shuffler.pause();
+        assert!(along.join().unwrap().paused, "it was through before it could be paused");
+    });
+    assert_eq!(address(&shuffler, versioned), before);
+}
+
+#[test]
+fn what_was_before_may_lie_at_the_end_of_the_address_space() {
+    let shuffler = Shuffler::builder().trigger(Trigger::Manual).build().expect("a configuration");
+    let block = shuffler.create_versioned(5_u64).unwrap();
+    let reader = shuffler.reader();
+    for below in 0..16 {
+        // SAFETY: nothing is read through a reference to nothing.
+        let last: &() = unsafe { &*std::ptr::without_provenance(usize::MAX - below) };
+        assert_eq!(reader.get_after(last, block), Ok(&5));
+    }
+}

@@ -64,7 +64,8 @@ impl Headers {
     #[inline]
     pub(crate) const fn payload_behind(self, top: usize, align: usize) -> usize {
         let mask = if align > HEADER_BYTES { align - 1 } else { HEADER_BYTES - 1 };
-        (top + self.lead() + mask) & !mask
+        // Wrapping: a guess may start anywhere. Where there is memory, nothing wraps.
+        top.wrapping_add(self.lead() + mask) & !mask
     }
 
     /// Bytes of the block or filler that a header tells of: the way to the next one.

@@ -55,18 +55,46 @@ impl Pool {
     ///
     /// The caller emptied the arena, and no reader looks into it.
     pub(super) unsafe fn wipe_emptied(&self, arena: ArenaRef) {
-        if self.scrub && arena.ground().versioned && arena.usage() == Use::Bumped {
-            let first = ptr::with_exposed_provenance_mut(arena.start());
-            let first = NonNull::new(first).expect("an arena is not at zero");
-            // SAFETY: within the chunk; the rest is the caller's promise.
-            unsafe { wipe(first, arena.sealed_bytes()) };
+        if !self.scrub || !arena.ground().versioned {
+            return;
         }
+        let bytes = match arena.usage() {
+            Use::Bumped => arena.sealed_bytes(),
+            // What a helper left in an extent can be moved away as well, when somebody asks for an order.
+            Use::Reserve => arena.base() + self.arena_bytes() - arena.start(),
+            Use::Empty | Use::Large => return,
+        };
+        let first = ptr::with_exposed_provenance_mut(arena.start());
+        let first = NonNull::new(first).expect("an arena is not at zero");
+        // SAFETY: within the chunk; the rest is the caller's promise.
+        unsafe { wipe(first, bytes) };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arena::Ground;
+
+    /// A block that a helper put into a reserve arena can be moved out of it again, as soon as somebody asks for an order.
+    #[test]
+    fn a_reserve_arena_of_versions_is_wiped_when_it_is_emptied() {
+        let supply = Supply::new(Box::new(crate::OsSource::new()), usize::MAX);
+        let mut pool = Pool::new(1 << 16, 0, true);
+        for ground in Ground::ALL.into_iter().filter(|ground| ground.versioned) {
+            let extent = pool.take_extent(&supply, ground, 0).unwrap();
+            let bytes = pool.extent_bytes() - 16;
+            let payload = ptr::with_exposed_provenance_mut::<u8>(extent.base + 16);
+            // SAFETY: within the extent, which is this test's alone.
+            unsafe { payload.write_bytes(0xA5, bytes) };
+            // SAFETY: this test alone has the arena.
+            unsafe { pool.wipe_emptied(extent.arena) };
+            // SAFETY: as above.
+            let left = unsafe { slice::from_raw_parts(payload, bytes) };
+            assert!(left.iter().all(|&byte| byte == 0), "{ground:?}");
+        }
+        pool.dissolve(&supply);
+    }
 
     #[test]
     fn exactly_what_is_asked_for_is_wiped() {

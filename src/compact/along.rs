@@ -12,6 +12,7 @@ use crate::error::AllocError;
 use crate::handle::RawHandle;
 use crate::primitive::sync::atomic::Ordering;
 use crate::table::Memory;
+use std::collections::HashSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,14 +60,20 @@ impl Core {
     pub(crate) fn shuffle_along(&self, handles: impl Iterator<Item = RawHandle>) -> ShuffleReport {
         let mut report = ShuffleReport { paused: self.is_paused(), steps: 1, ..ShuffleReport::default() };
         // First of all, with nothing taken yet: the iterator may be anybody's code.
-        let handles: Vec<RawHandle> = handles.collect();
+        let mut handles: Vec<RawHandle> = handles.collect();
         if report.paused {
             return report;
         }
-        let mut queues: [Queue; Ground::COUNT] = Default::default();
-        for (index, &handle) in handles.iter().enumerate() {
-            self.look_ahead(&handles, index);
-            self.enqueue(&mut queues, handle);
+        let mut queues = self.enqueue_all(&handles);
+        // More than there can be: some handles are there several times, and arenas would be taken for each.
+        if queues.iter().map(|queue| queue.bytes).sum::<usize>() / 2 > self.supply.held() {
+            let mut seen = HashSet::new();
+            handles.retain(|&handle| seen.insert(handle));
+            queues = self.enqueue_all(&handles);
+        }
+        if queues.iter().all(|queue| queue.handles.is_empty()) {
+            // The arena that the caller fills would be sealed for nothing, with whatever little is in it.
+            return report;
         }
         let _lining_up = LiningUp::new(self);
         let deadline = Instant::now() + PATIENCE;
@@ -98,6 +105,16 @@ impl Core {
         }
     }
 
+    /// The queue of each ground.
+    fn enqueue_all(&self, handles: &[RawHandle]) -> [Queue; Ground::COUNT] {
+        let mut queues: [Queue; Ground::COUNT] = Default::default();
+        for (index, &handle) in handles.iter().enumerate() {
+            self.look_ahead(handles, index);
+            self.enqueue(&mut queues, handle);
+        }
+        queues
+    }
+
     /// Adds a block to the queue of its ground, if there is such a block and it can be moved.
     fn enqueue(&self, queues: &mut [Queue; Ground::COUNT], handle: RawHandle) {
         let Ok(glimpse) = self.glimpse(handle) else { return };
@@ -115,6 +132,16 @@ impl Core {
         if queue.handles.is_empty() {
             return;
         }
+        if ground.versioned && self.readers_keep_much() {
+            // What waits may be ready but for a look at it.
+            let deadline = Instant::now() + PATIENCE;
+            self.wait_for_readers(64, || !self.readers_keep_much() || Instant::now() >= deadline);
+            if self.readers_keep_much() {
+                // A second copy of these blocks would wait for the same readers, and a third one after the next call.
+                report.progress.waiting = true;
+                return;
+            }
+        }
         // All at once, since arenas that are taken later may lie anywhere. The largest block may not fit the end of each.
         let filled = ground.headers.capacity(self.pool.arena_bytes()) - self.pool.extent_bytes();
         let count = queue.bytes.div_ceil(filled);
@@ -129,6 +156,10 @@ impl Core {
         let is_target = |arena: ArenaRef| arenas.binary_search_by_key(&arena.base(), |arena| arena.base()).is_ok();
         let mut unused = arenas.iter().copied();
         for (index, &handle) in queue.handles.iter().enumerate() {
+            if self.is_paused() {
+                report.paused = true;
+                break;
+            }
             self.look_ahead(&queue.handles, index);
             match self.relocate_one(mover, handle, &is_target, &mut unused) {
                 Ok(Relocated::Moved(bytes)) => report.progress.count_move(bytes),
@@ -138,10 +169,6 @@ impl Core {
                     report.progress.more = true;
                     break;
                 }
-            }
-            if self.is_paused() {
-                report.paused = true;
-                break;
             }
         }
         // Nothing is in them, and nobody knows them.

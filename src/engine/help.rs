@@ -162,7 +162,10 @@ impl Core {
         let footprint = claim.arena.footprint(header);
         let (outcome, _) = claim.arena.account.subtract(footprint);
         debug_assert_eq!(outcome, Outcome::Remains);
-        self.ring(footprint);
+        // What is dead among extents is counted nowhere: see `subtract`.
+        if claim.arena.usage() == Use::Bumped {
+            self.ring(footprint);
+        }
     }
 
     /// Wipes a block whose bytes nobody needs any more, and which are not given back yet, if the shuffler scrubs.

@@ -163,7 +163,12 @@ unsafe impl ArenaSource for OsSource {
     fn acquire_sparse(&self, layout: Layout) -> Option<NonNull<u8>> {
         // Most of what was allowed is for chunks that will be used.
         let spare = lock(&self.growth).allowed / 4;
-        if layout.size() <= spare { self.acquire(layout) } else { None }
+        if layout.size() > spare {
+            return None;
+        }
+        // The same goes for what the process may have, as far as it tells: it is asked for all of that.
+        unmap(&self.reserve(layout.size().checked_mul(4)?)?);
+        self.acquire(layout)
     }
 
     unsafe fn release(&self, chunk: NonNull<u8>, layout: Layout) {
