@@ -583,17 +583,17 @@ impl Shuffler {
     /// through memory in order. For a list, a tree or an index whose blocks have been scattered by years of use.
     ///
     /// Afterwards the addresses of these blocks ascend, as long as nothing else moves them: they are moved again when enough around
-    /// them has died (or in the next pass, with [`Placement::Random`](crate::Placement::Random)), and so is what several such calls
-    /// have put into arenas that it does not fill: each call begins new ones, so it is for many blocks at a time. What is moved from
-    /// one arena stays in order. A handle that is there several times counts once. Left where they are, and out of the order, are blocks that are held
-    /// (`skipped_pinned` tells how many), that are larger than 64 KiB, or that lie in the arena that another thread is filling;
-    /// and `Versioned` blocks while a reader keeps much of what such blocks have left (`waiting` is set then).
-    /// `Versioned` blocks and others, and of each those aligned to 512 bytes or more, lie in different arenas: each kind ascends by
-    /// itself.
+    /// them has died (or in the next pass, with [`Placement::Random`](crate::Placement::Random)). What is moved from one arena
+    /// stays in order. A handle that is there several times counts once. `Versioned` blocks and others, and of each those aligned
+    /// to 512 bytes or more, lie in different arenas: each kind ascends by itself.
+    ///
+    /// Left where they are, and out of the order, are blocks that are held (`skipped_pinned` tells how many), that are larger than
+    /// 64 KiB, or that lie in the arena that another thread is filling; and `Versioned` blocks while a reader keeps much of what
+    /// such blocks have left (`waiting` is set then).
     ///
     /// It needs room for a second copy of these blocks until it returns; where the source or the memory limit has less, the first
-    /// ones are moved and `more` is set in the report. It takes a few hundred nanoseconds a block that lies anywhere, holds nobody
-    /// up, and does not wait for the compactor's budget.
+    /// ones are moved and `more` is set in the report. It takes a few hundred nanoseconds a block that lies anywhere, and holds
+    /// nobody up. Steps rest meanwhile, but not for more than two seconds in four: blocks that they move then may be left out.
     ///
     /// ```
     /// use memory_shuffler::Shuffler;

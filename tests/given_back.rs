@@ -127,6 +127,10 @@ fn handles_from_nowhere_touch_nothing() {
     }
     let more = resident().unwrap().saturating_sub(before);
     assert!(more < MOST_LEFT, "{HANDLES} handles made {more} bytes resident");
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let tables = status.lines().find_map(|line| line.strip_prefix("VmPTE:")?.trim().strip_suffix(" kB"));
+    let kilobytes: usize = tables.expect("a figure in kB").trim().parse().unwrap();
+    assert!(kilobytes < 4096, "the system's page tables take {kilobytes} kB");
 }
 
 /// Where a process may have little address space, the table of handles does not take most of it.

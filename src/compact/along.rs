@@ -1,6 +1,5 @@
 //! Moving blocks into the order that somebody goes through them in.
 
-use super::Compactor;
 use super::step::ShuffleReport;
 use super::walk::{Next, Relocated, Target, prefetch, prefetch_entry};
 use crate::arena::pool::Purpose;
@@ -10,7 +9,7 @@ use crate::engine::Core;
 use crate::engine::lease::MoverLease;
 use crate::error::AllocError;
 use crate::handle::RawHandle;
-use crate::primitive::sync::atomic::Ordering;
+use crate::primitive::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::table::Memory;
 use std::collections::HashSet;
 use std::thread;
@@ -20,27 +19,33 @@ use std::time::{Duration, Instant};
 /// waits for one that is stopped.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// Keeps steps from moving blocks while somebody puts them in order.
-struct LiningUp<'a>(&'a Core);
+/// Steps move nothing for so long while somebody puts blocks in order. One order after the other might keep them from it for ever, so
+/// then they go on for as long.
+const MOST_REST: Duration = Duration::from_secs(2);
 
-impl<'a> LiningUp<'a> {
+/// The calls that put blocks in order now, and how long steps have rested for them.
+#[derive(Debug, Default)]
+pub(super) struct LiningUp {
+    calls: AtomicUsize,
+    /// When they last began to: milliseconds from the shuffler's start, and one; 0: they never did.
+    since: AtomicU64,
+}
+
+/// Keeps steps from moving blocks while a call puts them in order.
+struct InOrder<'a>(&'a Core);
+
+impl<'a> InOrder<'a> {
     fn new(core: &'a Core) -> Self {
-        // Relaxed: it is a request, and orders nothing.
-        core.compactor.lining_up.fetch_add(1, Ordering::Relaxed);
+        // Relaxed, all of it: a request, which orders nothing.
+        core.compactor.lining_up.calls.fetch_add(1, Ordering::Relaxed);
         Self(core)
     }
 }
 
-impl Drop for LiningUp<'_> {
+impl Drop for InOrder<'_> {
     fn drop(&mut self) {
-        self.0.compactor.lining_up.fetch_sub(1, Ordering::Relaxed);
+        self.0.compactor.lining_up.calls.fetch_sub(1, Ordering::Relaxed);
         self.0.notify();
-    }
-}
-
-impl Compactor {
-    pub(super) fn is_lining_up(&self) -> bool {
-        self.lining_up.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -53,6 +58,8 @@ struct Queue {
     handles: Vec<RawHandle>,
     /// Bytes that they fill of an arena, with what is lost at the end of each.
     bytes: usize,
+    /// One of them lies in an arena that somebody fills.
+    is_open: bool,
 }
 
 impl Core {
@@ -64,6 +71,11 @@ impl Core {
         if report.paused {
             return report;
         }
+        let _in_order = InOrder::new(self);
+        let deadline = Instant::now() + PATIENCE;
+        while self.shards.leased(Role::Mover) > 0 && Instant::now() < deadline {
+            thread::yield_now();
+        }
         let mut queues = self.enqueue_all(&handles);
         // More than there can be: some handles are there several times, and arenas would be taken for each.
         if queues.iter().map(|queue| queue.bytes).sum::<usize>() / 2 > self.supply.held() {
@@ -71,24 +83,32 @@ impl Core {
             handles.retain(|&handle| seen.insert(handle));
             queues = self.enqueue_all(&handles);
         }
-        if queues.iter().all(|queue| queue.handles.is_empty()) {
-            // The arena that the caller fills would be sealed for nothing, with whatever little is in it.
-            return report;
-        }
-        let _lining_up = LiningUp::new(self);
-        let deadline = Instant::now() + PATIENCE;
-        while self.shards.leased(Role::Mover) > 0 && Instant::now() < deadline {
-            thread::yield_now();
-        }
-        // Only out of sealed arenas may anything be moved.
-        self.seal_idle(0);
         let mut mover = MoverLease::new(self);
-        self.seal(mover.private().take_filled(0));
+        if queues.iter().any(|queue| queue.is_open) {
+            // Only out of sealed arenas may anything be moved.
+            self.seal_idle(0);
+            self.seal(mover.private().take_filled(0));
+        }
         for (ground, queue) in Ground::ALL.into_iter().zip(queues) {
             self.line_up(&mut mover, ground, &queue, &mut report);
         }
-        self.seal(mover.private().take_filled(0));
         report
+    }
+
+    /// Whether steps rest for an order that is being made.
+    pub(super) fn gives_way(&self) -> bool {
+        let LiningUp { calls, since } = &self.compactor.lining_up;
+        if calls.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let (begun, most) = (since.load(Ordering::Relaxed), MOST_REST.as_millis() as u64);
+        let now = self.now() + 1;
+        let rested = now.saturating_sub(begun);
+        if begun == 0 || rested >= 2 * most {
+            since.store(now, Ordering::Relaxed);
+            return true;
+        }
+        rested < most
     }
 
     /// Asks for the entry of a handle that is come to soon, and for the block of one that is come to sooner, so that nobody waits
@@ -125,6 +145,8 @@ impl Core {
         // Wider than a block needs, so that there are arenas enough wherever the gaps fall.
         let gap = glimpse.info.align.saturating_sub(8);
         queue.bytes += ground.headers.room(payload) + gap;
+        // (It may be elsewhere by now, and its arena gone: then it is not moved here, or sealed once too often.)
+        queue.is_open |= self.pool.map.find(glimpse.address).is_some_and(|arena| !arena.account.balance().sealed);
     }
 
     /// Moves the blocks of one ground.
@@ -142,15 +164,19 @@ impl Core {
                 return;
             }
         }
-        // All at once, since arenas that are taken later may lie anywhere. The largest block may not fit the end of each.
-        let filled = ground.headers.capacity(self.pool.arena_bytes()) - self.pool.extent_bytes();
-        let count = queue.bytes.div_ceil(filled);
+        // Behind what is in the mover's arena, if they fit there. Otherwise arenas are taken all at once, since those that are
+        // taken later may lie anywhere. The largest block may not fit the end of each.
         let mut arenas = Vec::new();
-        while arenas.len() < count
-            && let Ok(arena) = self.pool.take(&self.supply, ground, Purpose::Allocations, mover.id())
-        {
-            arena.set_class(CLASS);
-            arenas.push(arena);
+        if queue.bytes > mover.private().survivors(ground, 0).room() {
+            self.seal(mover.private().survivors(ground, 0).install(None, 0, 0));
+            let filled = ground.headers.capacity(self.pool.arena_bytes()) - self.pool.extent_bytes();
+            let count = queue.bytes.div_ceil(filled);
+            while arenas.len() < count
+                && let Ok(arena) = self.pool.take(&self.supply, ground, Purpose::Allocations, mover.id())
+            {
+                arena.set_class(CLASS);
+                arenas.push(arena);
+            }
         }
         arenas.sort_unstable_by_key(|arena| arena.base());
         let is_target = |arena: ArenaRef| arenas.binary_search_by_key(&arena.base(), |arena| arena.base()).is_ok();

@@ -32,8 +32,7 @@ pub(crate) struct Compactor {
     pub(crate) budget: SharedBudget,
     pub(crate) survey: Survey,
     next_pass: placement::NextPass,
-    /// Calls that put blocks in order now.
-    lining_up: AtomicUsize,
+    lining_up: along::LiningUp,
 }
 
 /// The budget of a background step, which may be changed while it runs.
@@ -136,7 +135,7 @@ impl Compactor {
             budget: SharedBudget::new(config.budget),
             survey: Survey::default(),
             next_pass: placement::NextPass::default(),
-            lining_up: AtomicUsize::new(0),
+            lining_up: along::LiningUp::default(),
         }
     }
 

@@ -139,7 +139,9 @@ impl Core {
                 }
             }
         }
-        if !self.rests(duty) {
+        if self.rests(duty) {
+            progress.waiting |= !self.is_paused();
+        } else {
             self.move_blocks(duty, &mut meter, &mut progress);
         }
         if duty == Duty::Full {
@@ -239,10 +241,10 @@ impl Core {
         self.compactor.paused.load(Ordering::Acquire) > 0
     }
 
-    /// Whether a step moves nothing now: it is paused, or somebody puts blocks in order. That takes little time, but at the
-    /// memory limit nobody should wait for it.
+    /// Whether a step moves nothing now: it is paused, or somebody puts blocks in order. At the memory limit nobody should wait
+    /// for that.
     pub(super) fn rests(&self, duty: Duty) -> bool {
-        self.is_paused() || (!matches!(duty, Duty::Relief(_)) && self.compactor.is_lining_up())
+        self.is_paused() || (!matches!(duty, Duty::Relief(_)) && self.gives_way())
     }
 
     fn move_blocks(&self, duty: Duty, meter: &mut Meter, progress: &mut Progress) {

@@ -70,7 +70,7 @@ pub(crate) struct PageDirectory<'a> {
 }
 
 impl<'a> PageDirectory<'a> {
-    /// The entry of a slot. Without a page it is `None`, or one that is in no life.
+    /// The entry of the slot of a typed handle. Without a page it is `None`, or one that is in no life.
     #[inline]
     pub(crate) fn entry(self, slot: u32) -> Option<&'a Entry> {
         match self.entries {
@@ -197,10 +197,14 @@ impl Table {
         }
     }
 
-    /// The entry of a slot. If this table never had its page, it is `None`, or one that is in no life.
+    /// The entry of a slot, which may come from anywhere. If this table never had its page, it is `None`, or one that is in no
+    /// life.
     #[inline]
     pub(crate) fn entry(&self, slot: u32) -> Option<&Entry> {
         match self.reserved.entries() {
+            // What is far from any page is not even looked at: that would cost the system's page tables memory.
+            // Acquire: as in `directory`.
+            Some(_) if (slot >> PAGE_BITS) as usize >= self.length.load(Ordering::Acquire) => None,
             // SAFETY: as in `PageDirectory::entry`.
             Some(entries) => Some(unsafe { entries.add(slot as usize).as_ref() }),
             None => self.directory().entry_in_page(slot),
