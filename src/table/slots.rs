@@ -69,6 +69,11 @@ pub(crate) struct PageDirectory<'a> {
     pages: &'a [AtomicPtr<Entry>],
 }
 
+// SAFETY: the pointer leads to entries that live as long as the table and hold only atomics.
+unsafe impl Send for PageDirectory<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for PageDirectory<'_> {}
+
 impl<'a> PageDirectory<'a> {
     /// The entry of the slot of a typed handle. Without a page it is `None`, or one that is in no life.
     #[inline]
