@@ -31,7 +31,7 @@ pub enum Placement {
     /// only what gains memory. So where a block lies tells nothing of where others lie, and nothing for long.
     ///
     /// `shuffle` moves every block once, but those that are held, that are larger than 64 KiB, or that lie in the arena that
-    /// another thread is filling. The background thread, and rents and returns with [`Trigger::Inline`], do the same as often as
+    /// another thread filled last, for as long as that thread lives, even if it allocates nothing any more. The background thread, and rents and returns with [`Trigger::Inline`], do the same as often as
     /// once a second, as long as there are blocks, within the background thread's budget and its share of a core: 5 % unless there
     /// is much to gain. New blocks lie side by side until they are moved for the first time.
     Random,

@@ -111,7 +111,7 @@ pub enum AllocError {
     MemoryLimit {
         /// The limit, in bytes.
         limit: usize,
-        /// Bytes in use, with the room for one arena that is left to the compactor.
+        /// Bytes in use, with the room that is left to the compactor: for one arena, or for two if there is a background thread.
         used: usize,
         /// Bytes that this allocation needs.
         requested: usize,

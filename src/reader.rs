@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
     /// through blocks in the order that [`shuffle_along`](crate::Shuffler::shuffle_along) put them in.
     ///
     /// The result is the same wherever the block lies. But where the guess is right, the processor goes on to the block, and from
-    /// there to the next one, before it has the entry that says so: a list is walked at the speed of an array, instead of waiting
+    /// there to the next one, before it has the entry that says so: a list is walked several times as fast as by waiting
     /// for one entry after the other. Where it is wrong, a few nanoseconds are lost.
     ///
     /// ```

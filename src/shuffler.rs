@@ -588,7 +588,7 @@ impl Shuffler {
     /// to 512 bytes or more, lie in different arenas: each kind ascends by itself.
     ///
     /// Left where they are, and out of the order, are blocks that are held (`skipped_pinned` tells how many), that are larger than
-    /// 64 KiB, or that lie in the arena that another thread is filling; and `Versioned` blocks while a reader keeps much of what
+    /// 64 KiB, or that lie in the arena that another live thread filled last, even if it is idle; and `Versioned` blocks while a reader keeps much of what
     /// such blocks have left (`waiting` is set then).
     ///
     /// It needs room for a second copy of these blocks until it returns; where the source or the memory limit has less, the first

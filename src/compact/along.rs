@@ -62,12 +62,24 @@ struct Queue {
     is_open: bool,
 }
 
+/// Room for one more. `false`: the process has no memory.
+fn make_room(handles: &mut Vec<RawHandle>) -> bool {
+    handles.try_reserve(1).is_ok()
+}
+
 impl Core {
     /// Moves blocks so that their addresses ascend in the order of their handles.
-    pub(crate) fn shuffle_along(&self, handles: impl Iterator<Item = RawHandle>) -> ShuffleReport {
+    pub(crate) fn shuffle_along(&self, order: impl Iterator<Item = RawHandle>) -> ShuffleReport {
         let mut report = ShuffleReport { paused: self.is_paused(), steps: 1, ..ShuffleReport::default() };
         // First of all, with nothing taken yet: the iterator may be anybody's code.
-        let mut handles: Vec<RawHandle> = handles.collect();
+        let mut handles = Vec::new();
+        for handle in order {
+            if !make_room(&mut handles) {
+                report.progress.more = true;
+                return report;
+            }
+            handles.push(handle);
+        }
         if report.paused {
             return report;
         }
@@ -141,6 +153,9 @@ impl Core {
         let ground = glimpse.info.ground();
         let Some(payload) = glimpse.payload.filter(|_| !glimpse.pending_free) else { return };
         let queue = &mut queues[ground.index()];
+        if !make_room(&mut queue.handles) {
+            return;
+        }
         queue.handles.push(handle);
         // Wider than a block needs, so that there are arenas enough wherever the gaps fall.
         let gap = glimpse.info.align.saturating_sub(8);

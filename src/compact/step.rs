@@ -32,7 +32,8 @@ pub struct Progress {
     pub carried_out: usize,
     /// Grants of directories that were forgotten because their blocks are gone.
     pub swept: usize,
-    /// The budget ended the step; there is more to do.
+    /// There is more to do: the budget ended the step, or [`shuffle_along`](crate::Shuffler::shuffle_along) found no memory for
+    /// the rest.
     pub more: bool,
     /// Something can be gained later: a block is held, a reader looks, a record waits.
     pub waiting: bool,
@@ -46,7 +47,7 @@ pub struct ShuffleReport {
     pub progress: Progress,
     /// How many steps.
     pub steps: usize,
-    /// The shuffler was paused, so nothing was moved.
+    /// The shuffler was paused: nothing was moved from then on.
     pub paused: bool,
 }
 

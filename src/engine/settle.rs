@@ -249,7 +249,8 @@ impl Core {
         drop(burial);
     }
 
-    /// Carries out records that are ready, as long as `next` finds one. Returns how many, and the first panic of a destructor.
+    /// Carries out records that are ready, as long as `next` finds one. Returns how many, and the first panic of a destructor;
+    /// others are counted.
     ///
     /// Records are taken one at a time: whatever a destructor does, it keeps no other record from other steps.
     pub(crate) fn carry_out(
@@ -273,8 +274,11 @@ impl Core {
                         later.push(pending);
                         continue;
                     }
-                    let settled = catch_unwind(AssertUnwindSafe(|| self.settle(address, end)));
-                    keep_first(&mut first_panic, settled);
+                    match catch_unwind(AssertUnwindSafe(|| self.settle(address, end))) {
+                        Err(panic) if first_panic.is_none() => first_panic = Some(panic),
+                        // The caller is told of one.
+                        settled => self.count_panic(settled.err()),
+                    }
                     if after_claims {
                         self.deferred.end_wait_for_movers();
                     }
