@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${1:-10} seconds=${2:-60}
-configurations=(default_configuration tiny_arenas bump_source inline_trigger memory_limit)
+configurations=(default_configuration tiny_arenas bump_source inline_trigger memory_limit random_placement)
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
