@@ -96,8 +96,9 @@ impl Visit<'_, '_> {
     /// The header that lies so many bytes from the first block.
     fn header(&self, offset: usize) -> Header {
         let arena = self.arena();
+        debug_assert!(arena.walk_range().contains(&offset), "behind the last block there is no header");
         // SAFETY: the arena is sealed and claimed, and walked by nobody else, so there is one block or filler after the other,
-        // from where the walk began: wherever a block ends now or ended before, a header follows.
+        // from where the walk began to where it ends: wherever in between a block ends now or ended before, a header follows.
         unsafe { arena.header_of(arena.payload_from(arena.start() + offset)) }.load()
     }
 
@@ -175,8 +176,12 @@ impl Visit<'_, '_> {
     /// Takes the blocks in a random order, each to a random target. `None`: the walk is finished.
     fn at_random(&mut self, range: Range<usize>, scatter: &mut Scatter) -> Option<Walk> {
         let first = self.victim.resume.unwrap_or_else(|| {
-            let step = |&offset: &usize| Some(offset + self.arena().footprint(self.header(offset)));
-            scatter.draw(iter::successors(Some(range.start), step).take_while(|&offset| offset < range.end));
+            let mut rest = range.clone();
+            scatter.draw(iter::from_fn(|| {
+                let offset = rest.next()?;
+                rest.start = offset + self.arena().footprint(self.header(offset));
+                Some(offset)
+            }));
             0
         });
         for position in first.. {
