@@ -4,6 +4,10 @@
 #[path = "../benches/storm/mod.rs"]
 mod storm;
 
+#[path = "common/fenced.rs"]
+mod fenced;
+
+use fenced::Fenced;
 use memory_shuffler::{Budget, BumpSource, Placement, Shuffler, Trigger};
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
@@ -49,7 +53,9 @@ fn default_configuration() {
 fn tiny_arenas() {
     let build = || {
         let budget = Budget { bytes: 4096, time: Duration::from_micros(50) };
-        Shuffler::builder().arena_bytes(64 << 10).retain_bytes(0).budget(budget).build().unwrap()
+        let builder = Shuffler::builder().arena_bytes(64 << 10).retain_bytes(0).budget(budget);
+        // Who looks into an arena that went back is killed.
+        builder.source(Fenced::new()).build().unwrap()
     };
     check("tiny arenas", 2.5, false, build);
 }
@@ -67,7 +73,10 @@ fn inline_trigger() {
 
 #[test]
 fn random_placement() {
-    let build = || Shuffler::builder().arena_bytes(64 << 10).placement(Placement::Random).build().unwrap();
+    let build = || {
+        let builder = Shuffler::builder().arena_bytes(64 << 10).retain_bytes(0).placement(Placement::Random);
+        builder.source(Fenced::new()).build().unwrap()
+    };
     check("random placement", 1.5, false, build);
 }
 

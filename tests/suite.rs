@@ -383,7 +383,9 @@ fn publish_and_update() {
 
 #[test]
 fn directories() {
-    everywhere(|World { shuffler, .. }| {
+    everywhere(|world| {
+        let is_manual = world.is_manual();
+        let shuffler = world.shuffler;
         let names: Directory<String> = Directory::new(&shuffler);
         assert!(names.is_empty());
         let handles: Vec<_> = (0..300_u64).map(|n| shuffler.create(n).unwrap()).collect();
@@ -421,7 +423,10 @@ fn directories() {
             freed(&shuffler, handle);
         }
         for name in &granted {
-            assert_eq!(opaque.rent::<u64>(name).err(), Some(AccessError::Stale));
+            let refused = opaque.rent::<u64>(name).err();
+            // A step that comes first forgets the grant.
+            let is_swept = !is_manual && refused == Some(AccessError::Denied);
+            assert!(is_swept || refused == Some(AccessError::Stale), "{refused:?}");
         }
         assert!(opaque.is_empty());
         freed(&shuffler, other);
