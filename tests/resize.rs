@@ -543,9 +543,10 @@ fn who_waits_for_a_slice_is_woken() {
     let ledger = Ledger::new(100_000);
     for (from, to) in SHRINKS {
         let handle = elements(&shuffler, &ledger, from);
-        let waiting = std::sync::Arc::new(AtomicBool::new(false));
-        let seen = waiting.clone();
+        let [holds, waits] = [(); 2].map(|()| std::sync::Arc::new(AtomicBool::new(false)));
+        let (holding, seen) = (holds.clone(), waits.clone());
         let act = move || {
+            holding.store(true, Ordering::Release);
             eventually("the other waits", || seen.load(Ordering::Acquire));
             // So that it sleeps, most of the time. Whether it does changes nothing about what must come.
             std::thread::sleep(Duration::from_millis(20));
@@ -553,8 +554,9 @@ fn who_waits_for_a_slice_is_woken() {
         shuffler.rent_mut(handle).unwrap()[from - 1] = Element::acting(&ledger, act);
         std::thread::scope(|scope| {
             let resize = scope.spawn(|| shuffler.resize(handle, to));
-            eventually("the resize holds", || shuffler.inspect(handle).unwrap().exclusive);
-            waiting.store(true, Ordering::Release);
+            // (Not by `inspect`, which holds a large block for an instant: the resize might find it busy.)
+            eventually("the resize holds", || holds.load(Ordering::Acquire));
+            waits.store(true, Ordering::Release);
             assert_eq!(shuffler.rent_mut_for(handle, common::AT_LAST).unwrap().len(), to);
             assert_eq!(resize.join().unwrap(), Ok(()));
         });
