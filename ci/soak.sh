@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Long storms, each with another seed, over the configurations of tests/storm.rs in turn; prints a table.
+# Long storms, each with another seed, over the configurations of tests/storm.rs in turn; prints a table. Then the random programs
+# of tests/model.rs for as long as a storm, optimised but with the library's own assertions.
 # By hand: `ci/soak.sh [RUNS [SECONDS]]`; 10 runs of 60 s each if nothing is said.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,4 +29,5 @@ for ((run = 1; run <= runs; run++)); do
   fi
 done
 echo "$failed of $runs storms failed"
+MODEL_SECONDS=$seconds cargo test --release --config profile.release.debug-assertions=true --test model -- --nocapture
 [ "$failed" -eq 0 ]

@@ -10,13 +10,12 @@ use common::{
     pattern, patterned, quiet,
 };
 use memory_shuffler::{
-    AccessError, ArenaState, Budget, CompactorState, Directory, Freed, Frozen, Handle, OpaqueHandle, OwnedRent,
-    Placement, RawHandle, Rent, RentMut, Rights, Shuffler, Trigger, Versioned,
+    AccessError, ArenaState, Budget, CompactorState, Directory, Freed, Frozen, OpaqueHandle, OwnedRent, Placement,
+    RawHandle, Rent, RentMut, Rights, Shuffler, Trigger, Versioned,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::alloc::Layout;
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
@@ -806,163 +805,6 @@ fn drops_are_counted_once_however_a_block_ends() {
         drop(held);
         ledger.settled();
         eventually("the source gets everything back", || world.held.bytes().unwrap_or(0) == 0);
-    });
-}
-
-/// What the model knows of a block.
-enum Known {
-    Bytes(Handle<[u8]>, u64, usize),
-    Raw(RawHandle, u64, Layout),
-    Value(Handle<Token>, usize),
-    Versioned(Versioned<Vec<u8>>, u64, usize),
-}
-
-impl Known {
-    fn raw(&self) -> RawHandle {
-        match self {
-            Self::Bytes(handle, ..) => (*handle).into(),
-            Self::Raw(handle, ..) => *handle,
-            Self::Value(handle, ..) => (*handle).into(),
-            Self::Versioned(handle, ..) => (*handle).into(),
-        }
-    }
-
-    #[track_caller]
-    fn check(&self, shuffler: &Shuffler) {
-        match *self {
-            Self::Bytes(handle, seed, bytes) => check(shuffler, handle, seed, bytes),
-            Self::Raw(handle, seed, layout) => verify(shuffler, handle, layout, seed),
-            Self::Value(handle, id) => {
-                let rent = shuffler.rent(handle).unwrap();
-                assert!(rent.is_whole() && rent.id() == id);
-            }
-            Self::Versioned(handle, seed, bytes) => {
-                assert!(*shuffler.reader().get(handle).unwrap() == pattern(seed, bytes));
-            }
-        }
-        assert!(shuffler.valid_handle(self.raw()));
-    }
-}
-
-#[test]
-fn a_map_is_the_model() {
-    const OPERATIONS: u64 = 1500;
-    everywhere(|world| {
-        let seed = u64::from(world.tiny) * 100 + world.arena_bytes as u64 + world.trigger as u64;
-        let mut random = StdRng::seed_from_u64(seed);
-        let shuffler = &world.shuffler;
-        let ledger = Ledger::new(OPERATIONS as usize * 2);
-        let mut model: HashMap<u64, Known> = HashMap::new();
-        let mut dead: Vec<RawHandle> = Vec::new();
-        let mut held: Vec<(OwnedRent<[u8]>, u64)> = Vec::new();
-        for step in 0..OPERATIONS {
-            let size = match random.random_range(0..10) {
-                0 => 0,
-                1..=6 => random.random_range(1..600),
-                7 | 8 => random.random_range(600..17_000),
-                _ => random.random_range(60_000..70_000),
-            };
-            let picked = || {
-                let mut keys: Vec<_> = model.keys().copied().collect();
-                keys.sort_unstable();
-                keys
-            };
-            match random.random_range(0..100) {
-                0..=19 => drop(model.insert(step, Known::Bytes(patterned(shuffler, step, size), step, size))),
-                20..=29 => {
-                    let align = 1 << random.random_range(0..14);
-                    let layout = Layout::from_size_align(size, align).unwrap();
-                    model.insert(step, Known::Raw(make(shuffler, layout, step), step, layout));
-                }
-                30..=37 => {
-                    let token = ledger.token();
-                    let id = token.id();
-                    model.insert(step, Known::Value(shuffler.create(token).unwrap(), id));
-                }
-                38..=43 => {
-                    let value = shuffler.create_versioned(pattern(step, size)).unwrap();
-                    model.insert(step, Known::Versioned(value, step, size));
-                }
-                44..=74 if !model.is_empty() => {
-                    let keys = picked();
-                    let known = model.remove(&keys[random.random_range(0..keys.len())]).unwrap();
-                    known.check(shuffler);
-                    dead.push(known.raw());
-                    match known {
-                        Known::Value(handle, id) if random.random() => {
-                            assert_eq!(shuffler.take(handle).unwrap().id(), id)
-                        }
-                        // Freed while it is rented: its bytes stay.
-                        Known::Bytes(handle, seed, _) if held.len() < 20 && random.random() => {
-                            held.push((shuffler.rent_owned(handle).unwrap(), seed));
-                            assert_eq!(shuffler.free(handle), Ok(Freed::WhenReturned));
-                        }
-                        known => freed(shuffler, known.raw()),
-                    }
-                }
-                75..=84 if !model.is_empty() => {
-                    let keys = picked();
-                    let key = keys[random.random_range(0..keys.len())];
-                    let known = model.get_mut(&key).unwrap();
-                    match known {
-                        Known::Bytes(handle, seed, _) => {
-                            *seed = step;
-                            fill(&mut shuffler.rent_mut(*handle).unwrap(), step);
-                        }
-                        Known::Value(handle, id) => {
-                            let token = ledger.token();
-                            *id = token.id();
-                            *shuffler.rent_mut(*handle).unwrap() = token;
-                        }
-                        Known::Versioned(handle, seed, bytes) => {
-                            (*seed, *bytes) = (step, size);
-                            if random.random() {
-                                shuffler.publish(*handle, pattern(step, size)).unwrap();
-                            } else {
-                                shuffler.update(*handle, |_| pattern(step, size)).unwrap();
-                            }
-                        }
-                        Known::Raw(..) => {}
-                    }
-                    known.check(shuffler);
-                }
-                85..=89 if !held.is_empty() => {
-                    let (rent, seed) = held.swap_remove(random.random_range(0..held.len()));
-                    assert!(*rent == *pattern(seed, rent.len()));
-                }
-                90..=94 => drop(shuffler.shuffle()),
-                95 => shuffler.trim(),
-                96 => {
-                    let budget = Budget { bytes: random.random_range(1..10_000), time: Duration::from_micros(50) };
-                    let _ = shuffler.shuffle_step(budget);
-                }
-                97 if !dead.is_empty() => {
-                    let handle = dead[random.random_range(0..dead.len())];
-                    assert!(!shuffler.valid_handle(handle));
-                    let refused = shuffler.free(handle).unwrap_err();
-                    // Invalid: the page of the slot may have been given back.
-                    assert!(matches!(refused, AccessError::Stale | AccessError::Invalid), "{refused:?}");
-                }
-                98 => model.values().for_each(|known| known.check(shuffler)),
-                _ => {
-                    let pause = shuffler.pause();
-                    assert_eq!(shuffler.shuffle().progress.moves, 0);
-                    drop(pause);
-                }
-            }
-        }
-        model.values().for_each(|known| known.check(shuffler));
-        assert_eq!(quiet(shuffler).live_blocks, (model.len() + held.len()) as u64, "seed {seed}");
-        for (rent, seed) in held {
-            assert!(*rent == *pattern(seed, rent.len()));
-        }
-        for known in model.values() {
-            freed(shuffler, known.raw());
-        }
-        let stats = quiet(shuffler);
-        assert_eq!((stats.live_blocks, stats.live_bytes, stats.waiting), (0, 0, 0));
-        assert!(stats.moves > 0);
-        ledger.settled();
     });
 }
 
