@@ -1,10 +1,11 @@
 //! Memory stays bounded however fast `Versioned` values are replaced and freed: who makes the garbage helps.
 
-use memory_shuffler::{Frozen, Shuffler, Trigger, Versioned};
+use memory_shuffler::{Budget, Frozen, Shuffler, Trigger, Versioned};
 use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 const BLOCKS: usize = 100;
 const OPERATIONS: usize = 1_000_000;
@@ -209,4 +210,21 @@ fn destructors_that_publish_are_not_carried_out_inside_each_other() {
     }
     assert!(LEFT.load(Ordering::Relaxed) < 20_000, "nobody helped");
     assert_eq!(DEEPEST.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_step_that_is_late_from_the_first_carries_out_one_value() {
+    static ALIVE: AtomicUsize = AtomicUsize::new(0);
+    let shuffler = Shuffler::builder().trigger(Trigger::Manual).build().expect("a configuration");
+    for block in versioned(&shuffler, |n| Counted::new(&ALIVE, n)) {
+        let _ = shuffler.free(block).expect("it is there");
+    }
+    let budget = Budget { bytes: 1, time: Duration::from_nanos(1) };
+    let mut steps = 0;
+    while ALIVE.load(Ordering::Relaxed) > 0 {
+        let progress = shuffler.shuffle_step(budget);
+        assert!(progress.carried_out <= 1, "{progress:?}");
+        steps += 1;
+        assert!(steps < 100 * BLOCKS, "{progress:?}, {:?}", shuffler.stats());
+    }
 }

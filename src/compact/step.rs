@@ -12,6 +12,7 @@ use crate::engine::Core;
 use crate::engine::lease::{MoverLease, with_shard};
 use crate::primitive::sync::atomic::Ordering;
 use std::cell::Cell;
+use std::mem;
 use std::time::{Duration, Instant};
 
 /// What one step did.
@@ -123,8 +124,12 @@ impl Core {
         let mut meter = Meter::new(budget, start);
         if duty != Duty::Assistance {
             self.wait_for_readers(64, || meter.is_late());
-            let (done, panic) =
-                self.carry_out(duty == Duty::Full, || if meter.is_late() { None } else { self.deferred.next() });
+            // However late it is, one is carried out: so a loop of steps comes to the end of them.
+            let mut first = true;
+            let (done, panic) = self.carry_out(duty == Duty::Full, || {
+                let goes_on = mem::take(&mut first) || !meter.is_late();
+                if goes_on { self.deferred.next() } else { None }
+            });
             progress.carried_out = done;
             self.count_panic(panic);
         }
@@ -252,7 +257,7 @@ impl Core {
         let mut mover = MoverLease::new(self);
         // However small the budget is, something is done.
         let mut first = true;
-        while !meter.spent || std::mem::take(&mut first) {
+        while !meter.spent || mem::take(&mut first) {
             let Some(mut victim) = self.next_victim(&mut mover, duty, progress) else { return };
             match self.empty(&mut mover, &mut victim, duty, meter, progress) {
                 Walk::Finished => {

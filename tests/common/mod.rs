@@ -479,14 +479,13 @@ pub fn resident() -> Option<usize> {
 /// Figures once the background thread, if there is one, has nothing more to do, and every record that is ready is carried
 /// out.
 pub fn quiet(shuffler: &Shuffler) -> Stats {
-    shuffler.shuffle();
-    eventually("the records are carried out", || {
-        let stats = shuffler.stats();
-        if stats.waiting > 0 {
-            // (Only then: with random placement each call moves everything, which rings for the thread.)
-            shuffler.shuffle();
-        }
-        stats.waiting == 0 && stats.compactor != CompactorState::Running
+    eventually("no record waits for a reader", || {
+        shuffler.shuffle();
+        shuffler.stats().waiting == 0
     });
+    // One that became ready in another thread meanwhile.
+    shuffler.shuffle();
+    // (Not in the loop: with random placement each call moves everything, which rings for the thread.)
+    eventually("the compactor comes to rest", || shuffler.stats().compactor != CompactorState::Running);
     shuffler.stats()
 }
