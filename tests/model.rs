@@ -7,7 +7,7 @@
 mod common;
 
 use common::fenced::Fenced;
-use common::{Ledger, Token, check, fill, pattern, patterned, quiet};
+use common::{Ledger, Token, check, eventually, fill, pattern, patterned, quiet};
 use memory_shuffler::{
     AccessError, Budget, BumpSource, Directory, Freed, Handle, OsSource, OwnedRent, Placement, RawHandle, RegionSource,
     ResizeError, Rights, Shuffler, Trigger, Versioned,
@@ -54,6 +54,21 @@ fn some_shuffler(seed: u64, random: &mut StdRng) -> (String, Shuffler, bool) {
     (format!("{builder:?}"), builder.build().unwrap(), is_limited || source == 3)
 }
 
+/// A hold that must be had: at once, unless memory may run out. Then a move that it meets may have to end first, since there is no
+/// room to finish it here.
+#[track_caller]
+fn hold<T>(is_limited: bool, mut access: impl FnMut() -> Result<T, AccessError>) -> T {
+    let mut hold = None;
+    eventually("the hold is had", || {
+        hold = match access() {
+            Err(AccessError::OutOfMemory) if is_limited => None,
+            outcome => Some(outcome.unwrap()),
+        };
+        hold.is_some()
+    });
+    hold.unwrap()
+}
+
 /// What the model knows of a block.
 enum Known {
     /// So many bytes of the pattern, and zeros behind them.
@@ -80,17 +95,17 @@ impl Known {
         }
     }
 
-    fn check(&self, shuffler: &Shuffler) {
+    fn check(&self, shuffler: &Shuffler, is_limited: bool) {
         match *self {
             Self::Bytes { handle, seed, filled, len } => {
-                let rent = shuffler.rent(handle).unwrap();
+                let rent = hold(is_limited, || shuffler.rent(handle));
                 assert_eq!(rent.len(), len);
                 assert!(rent[..filled] == pattern(seed, filled) && rent[filled..].iter().all(|&byte| byte == 0));
             }
             Self::Raw(handle, seed, layout) => {
                 let info = shuffler.inspect(handle).unwrap();
                 assert_eq!((info.address % layout.align(), info.size), (0, layout.size()), "{layout:?}");
-                let pointer = shuffler.rent_pointer::<u8>(handle).unwrap();
+                let pointer = hold(is_limited, || shuffler.rent_pointer::<u8>(handle));
                 // SAFETY: the block is rented to read, and has that many bytes.
                 let bytes = unsafe { std::slice::from_raw_parts(pointer.as_ptr(), layout.size()) };
                 assert!(*bytes == pattern(seed, layout.size()), "{layout:?} lost its contents");
@@ -98,7 +113,7 @@ impl Known {
                 unsafe { shuffler.return_pointer(handle) }.unwrap();
             }
             Self::Value(handle, id) => {
-                let rent = shuffler.rent(handle).unwrap();
+                let rent = hold(is_limited, || shuffler.rent(handle));
                 assert!(rent.is_whole() && rent.id() == id);
             }
             Self::Versioned(handle, seed, len) => {
@@ -175,7 +190,7 @@ impl<'a> Program<'a> {
                 let size = size.max(1);
                 let layout = Layout::from_size_align(size, 1 << self.random.random_range(0..14)).unwrap();
                 self.had(shuffler.alloc_layout(layout)).map(|raw| {
-                    let pointer = shuffler.rent_pointer_mut::<u8>(raw).unwrap();
+                    let pointer = hold(self.is_limited, || shuffler.rent_pointer_mut::<u8>(raw));
                     // SAFETY: the block is rented to write, and has that many bytes.
                     fill(unsafe { std::slice::from_raw_parts_mut(pointer.as_ptr(), size) }, step);
                     // SAFETY: rented above, and the pointer is used no more.
@@ -206,15 +221,15 @@ impl<'a> Program<'a> {
 
     fn end(&mut self) {
         let Some(known) = self.some_key().and_then(|key| self.blocks.remove(&key)) else { return };
-        known.check(self.shuffler);
+        known.check(self.shuffler, self.is_limited);
         match known {
             Known::Value(handle, id) if self.random.random() => {
-                assert_eq!(self.shuffler.take(handle).unwrap().id(), id);
+                assert_eq!(hold(self.is_limited, || self.shuffler.take(handle)).id(), id);
                 self.dead.insert(handle.into());
             }
             // Freed while it is rented: its bytes stay.
             Known::Bytes { handle, seed, filled, len } if filled == len && self.held.len() < 20 => {
-                self.held.push((self.shuffler.rent_owned(handle).unwrap(), seed));
+                self.held.push((hold(self.is_limited, || self.shuffler.rent_owned(handle)), seed));
                 assert_eq!(self.shuffler.free(handle), Ok(Freed::WhenReturned));
                 self.dead.insert(handle.into());
             }
@@ -230,17 +245,17 @@ impl<'a> Program<'a> {
         match self.blocks.get_mut(&key).unwrap() {
             Known::Bytes { handle, seed, filled, len } if coin => match shuffler.resize(*handle, size) {
                 Ok(()) => (*filled, *len) = (size.min(*filled), size),
-                Err(ResizeError::Alloc(_)) if is_limited => {}
+                Err(ResizeError::Alloc(_) | ResizeError::Access(AccessError::OutOfMemory)) if is_limited => {}
                 Err(error) => panic!("{error}, {seed}"),
             },
             Known::Bytes { handle, seed, filled, len } => {
                 (*seed, *filled) = (step, *len);
-                fill(&mut shuffler.rent_mut(*handle).unwrap(), step);
+                fill(&mut hold(is_limited, || shuffler.rent_mut(*handle)), step);
             }
             Known::Value(handle, id) => {
                 let token = ledger.token();
                 *id = token.id();
-                *shuffler.rent_mut(*handle).unwrap() = token;
+                *hold(is_limited, || shuffler.rent_mut(*handle)) = token;
             }
             Known::Versioned(handle, seed, len) => {
                 let outcome = if coin {
@@ -346,7 +361,7 @@ impl<'a> Program<'a> {
             let blocks = self.shuffler.blocks_in(arena.id);
             assert!(blocks.iter().all(|block| block.pending_free || is_there(&block.handle)));
         }
-        self.blocks.values().for_each(|known| known.check(self.shuffler));
+        self.blocks.values().for_each(|known| known.check(self.shuffler, self.is_limited));
         if !self.held.is_empty() {
             let (rent, seed) = self.held.swap_remove(self.random.random_range(0..self.held.len()));
             assert!(*rent == *pattern(seed, rent.len()));
@@ -371,18 +386,18 @@ impl<'a> Program<'a> {
             assert!(*rent == *pattern(seed, rent.len()));
         }
         for (_, known) in std::mem::take(&mut self.blocks) {
-            known.check(self.shuffler);
+            known.check(self.shuffler, self.is_limited);
             assert_eq!(self.shuffler.free(known.raw()), Ok(Freed::Now));
         }
     }
 }
 
 /// Makes, checks and frees blocks of its own, so that there are other shards, some of them idle.
-fn disturb(shuffler: &Shuffler, over: &AtomicBool, seed: u64) {
+fn disturb(shuffler: &Shuffler, is_limited: bool, over: &AtomicBool, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut own: Vec<(Handle<[u8]>, u64, usize)> = Vec::new();
     let end = |(handle, seed, bytes): (Handle<[u8]>, u64, usize)| {
-        check(shuffler, handle, seed, bytes);
+        assert!(*hold(is_limited, || shuffler.rent(handle)) == *pattern(seed, bytes));
         assert_eq!(shuffler.free(handle), Ok(Freed::Now));
     };
     while !over.load(Ordering::Relaxed) {
@@ -428,7 +443,7 @@ fn program(seed: u64) {
         }
         let _over = Over(&over);
         let (shuffler, over) = (&shuffler, &over);
-        (0..others).for_each(|other| drop(scope.spawn(move || disturb(shuffler, over, seed ^ other))));
+        (0..others).for_each(|other| drop(scope.spawn(move || disturb(shuffler, is_limited, over, seed ^ other))));
         program.run();
     });
     let stats = quiet(&shuffler);
