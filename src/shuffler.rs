@@ -129,7 +129,12 @@ impl Shuffler {
         Ok(Handle::from_raw(building.publish_late()))
     }
 
-    /// A slice of `n` zeroed values.
+    /// A slice of `n` zeroed values. One of a zero-sized type has no bytes to tell its length by, and reads as empty whatever
+    /// `n` is.
+    ///
+    /// A size far beyond the machine's memory may succeed, `alloc::<u8>(1 << 44)` for one: the operating system gives
+    /// address space, and memory only for the pages that are written to. A [memory limit](Builder::memory_limit) counts all of
+    /// it.
     ///
     /// # Errors
     ///

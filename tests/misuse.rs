@@ -22,13 +22,13 @@ use std::time::{Duration, Instant};
 const INVALID: &str =
     "invalid handle: it names no block of this shuffler; use a handle that this very shuffler returned";
 const STALE: &str = "stale handle: its block has been freed; forget this handle and create the block anew";
-const BUSY: &str = "block is busy: another hold excludes this access; return that hold first, or wait with rent_for or \
-                    rent_mut_for";
+const BUSY: &str = "block is busy: another hold excludes this access; return that hold first, wait with rent_for or \
+                    rent_mut_for, or try again";
 const TIMED_OUT: &str =
     "timed out: the block was still held at the deadline; wait longer, or look in stats for the oldest rent";
 const TOO_MANY: &str = "too many rents: one block can be rented 32767 times at once; return some rents, and look for any \
                         that were forgotten";
-const NOT_RENTED: &str = "block is not rented: nothing is there to return; return each rented pointer exactly once";
+const NOT_RENTED: &str = "block is not rented: there is nothing to return; return each rented pointer exactly once";
 const DENIED: &str = "access denied: this key has no grant with that right; ask the block's owner to grant the right";
 const NO_MEMORY: &str = "out of memory: this access needed a new copy of the block and there was no memory for it; free some \
                          blocks, then try again";
@@ -1441,7 +1441,7 @@ fn row_32_a_reader_held_for_ever() {
         let waiting = shuffler.stats().waiting_bytes as usize;
         assert!((LIMIT..LIMIT + 1100).contains(&waiting) && published >= LIMIT / 1100, "{published}: {waiting} bytes");
         let text = format!(
-            "readers are behind: {waiting} bytes of Versioned blocks wait for them, the limit is {LIMIT}; drop or repin the \
+            "readers are behind: {waiting} bytes of Versioned blocks are waiting for them, and the limit is {LIMIT}; drop or repin the \
              reader of thread {sleeper:?}, or raise the limit with reader_limit"
         );
         let behind = AccessError::ReadersBehind { waiting, limit: LIMIT, thread: Some(sleeper) };

@@ -12,8 +12,9 @@ use std::ptr::{self, NonNull};
 use std::time::Instant;
 
 /// When a freed block's memory is let go of.
+///
+/// Both are success, and most callers need not know which it was; so it may be ignored, unlike the `Result` that it comes in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
 pub enum Freed {
     /// Nobody held it: it is gone.
     Now,
