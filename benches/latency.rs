@@ -89,6 +89,7 @@ fn race(shuffler: &Shuffler, rounds: usize, many: usize) {
 
     let far: Vec<usize> = scattered(many)[..few].to_vec();
     let (arcs, handles) = (&arcs, &handles);
+    let scrubbing = Shuffler::builder().scrub(true).build().expect("a configuration");
     let mut contestants = vec![
         walk!("hot: Arc clone + drop", "hot: Arc clone + drop", hot, LAPS, i => Arc::as_ptr(&arcs[i].clone())),
         walk!("hot: rent + return", "hot: Arc clone + drop", hot, LAPS, i => {
@@ -107,12 +108,12 @@ fn race(shuffler: &Shuffler, rounds: usize, many: usize) {
             shuffler.rent(handles[i]).expect("live")[3]
         }),
     ];
-    contestants.extend(makers(shuffler));
+    contestants.extend(makers(shuffler, &scrubbing));
     rounds::print("64-byte values", &rounds::race(contestants, rounds));
 }
 
 /// 64 bytes, made and unmade in batches.
-fn makers(shuffler: &Shuffler) -> [Contestant<'_>; 4] {
+fn makers<'a>(shuffler: &'a Shuffler, scrubbing: &'a Shuffler) -> [Contestant<'a>; 5] {
     const ARC: &str = "Arc::new + drop on mimalloc";
     fn batches<'a, B: 'a>(name: &'static str, make: impl Fn(u64) -> B + 'a, end: impl Fn(B) + 'a) -> Contestant<'a> {
         let mut batch = Vec::with_capacity(BATCH);
@@ -139,13 +140,14 @@ fn makers(shuffler: &Shuffler) -> [Contestant<'_>; 4] {
         // SAFETY: allocated above with this layout, and freed once.
         batches(name, make, move |block| unsafe { allocator.dealloc(block.cast(), layout) })
     }
+    fn pair<'a>(name: &'static str, shuffler: &'a Shuffler) -> Contestant<'a> {
+        let make = |number| shuffler.create([number; 8]).expect("memory");
+        batches(name, make, |handle| assert!(shuffler.free(handle).is_ok()))
+    }
     [
         batches(ARC, |number| Arc::new([number; 8]), drop),
-        batches(
-            "create + free",
-            |number| shuffler.create([number; 8]).expect("memory"),
-            |handle| assert!(shuffler.free(handle).is_ok()),
-        ),
+        pair("create + free", shuffler),
+        pair("create + free with scrub", scrubbing),
         raw("malloc + free of mimalloc", &GLOBAL),
         raw("malloc + free of the system", &System),
     ]

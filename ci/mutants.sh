@@ -16,7 +16,7 @@ cp -r "$root/src" "$root/loom_tests" "$work"
     grep '^loom = ' "$root/Cargo.toml"
     printf "[target.'cfg(loom)'.dev-dependencies]\n"
     grep '^crossbeam-epoch = ' "$root/loom_tests/epoch/Cargo.toml"
-    for target in entry account directory ready signal; do
+    for target in entry lengths account directory ready signal; do
         printf '[[test]]\nname = "loom_%s"\npath = "loom_tests/%s.rs"\n' $target $target
     done
     printf '[[test]]\nname = "loom_epoch"\npath = "loom_tests/epoch/models.rs"\n'
@@ -55,6 +55,7 @@ mutant() {
 }
 
 word=src/table/word.rs header=src/arena/header.rs entry=src/table/entry.rs account=src/arena/account.rs ready=src/ready.rs signal=src/compact/signal.rs callers=loom_tests/support/world.rs directory=loom_tests/directory.rs
+life=src/arena/life.rs lengths=loom_tests/lengths.rs
 deferred=src/deferred.rs seats=src/seats.rs readers=loom_tests/epoch/models.rs
 
 # The rules marked with a warning sign in the design.
@@ -101,10 +102,9 @@ mutant 'a resize goes by the address that it read before the hold' entry a_resiz
     's/let old = self\.hold\(version, Hold::Exclusive\)\?;\n(\s+)let fresh/let old = self.world.entry.word().address();\n        self.hold(version, Hold::Exclusive)?;\n$1let fresh/'
 mutant 'a resize forgets who waits' entry a_waiter_and_a_resize $word \
     's/Self\(self\.0 & \(\(1 << LOCATION_SHIFT\) - 1\) \|/Self(self.0 \& ((1 << LOCATION_SHIFT) - 1) \& !Self::WAITED |/; s/ && held\.is_waited\(\)//'
-mutant 'a large extent before the large block' entry queries_against_a_resize $callers \
-    's/assert!\(entry\.relink\(large\)\);\n(\s+)(entry\.set_extent\(extent_of\(version\) \+ LARGE\);)/$2\n$1assert!(entry.relink(large));/'
-mutant 'a small block before its extent' entry queries_against_a_resize $callers \
-    's/entry\.set_extent\(extent_of\(version\)\);\n(\s+)assert!\(entry\.relink\(small\)\);/assert!(entry.relink(small));\n$1entry.set_extent(extent_of(version));/'
+mutant 'a large extent before the large block' entry queries_against_a_resize $entry \
+    's/let ends_large = [^\n]*;/let ends_large = true;/'
+mutant 'a small block before its extent' entry queries_against_a_resize $entry 's/let ends_large = [^\n]*;/let ends_large = false;/'
 mutant 'a mover goes by the header that it read before MOVING' entry a_shortening_a_rent_and_a_move $callers \
     's/let header = self\.world\.header\.load\(\);\n(\s+)if header\.inline_footprint\(\) < room/let header = seen;\n$1if header.inline_footprint() < room/'
 mutant 'a mover keeps room that it does not need' entry a_shortening_a_rent_and_a_move $callers \
@@ -117,6 +117,34 @@ mutant 'header: store relaxed' entry a_shortening_and_a_walker $header \
     's/self\.0\.store\(header\.0, Ordering::Release\)/self.0.store(header.0, Ordering::Relaxed)/'
 mutant 'header: load relaxed' entry a_shortening_and_a_walker $header \
     's/Header\(self\.0\.load\(Ordering::Acquire\)\)/Header(self.0.load(Ordering::Relaxed))/'
+
+# Replacing by another length.
+mutant 'the next to replace a block comes before the extent' lengths two_publishes_of_other_lengths $lengths \
+    's/assert!\(self\.entry\.relink\(address\(place\), extent\(length\)\)\);\n(\s+)(assert_eq!\(self\.entry\.give_back\(Hold::Exclusive\), Left::default\(\)\);)/assert!(self.entry.relink(address(place), self.entry.extent()));\n$1$2\n$1self.entry.set_extent(extent(length));/'
+mutant 'two blocks are put in the place of one at a time' lengths two_publishes_of_other_lengths $word \
+    's/\(Self::OPEN \| Self::MOVING \| Self::EXCLUSIVE \| RENTS_MASK\)/(Self::OPEN | Self::MOVING | RENTS_MASK)/'
+mutant 'a slice that is refused leaves its extent behind' entry a_publish_of_another_length_and_the_next_life $entry \
+    's/\} else if ends_large \{\n\s+self\.set_extent\(before\);/} else if ends_large {/'
+mutant 'the extent comes when the slot may be in its next life' entry a_publish_of_another_length_and_the_next_life $callers \
+    's/relink\(fresh, before \^ LARGE_EXTENT\)/relink(fresh, before)/; s/(let settled = self\.world\.leave\(Hold::Exclusive\);\n)(\s+if linked \{\n)(\s+self\.bury\(old\);)/$1$2            self.world.entry.set_extent(before ^ LARGE_EXTENT);\n$3/'
+mutant 'a slice is published by the address that was read before the hold' entry a_publish_of_another_length_and_a_move $callers \
+    's/(payload: 5, bytes \}\);\n)(\s+let old = )match self\.hold\(version, Hold::Exclusive\) \{\n\s+Ok\(old\) => old,/$1        let seen = self.world.entry.word().address();\n$2match self.hold(version, Hold::Exclusive) {\n            Ok(_) => seen,/'
+mutant 'a slice is published though its life was ended' entry a_publish_of_another_length_a_rent_and_a_free $entry \
+    's/while seen\.is_open\(\) \{\n/while seen.is_exclusive() {\n/; s/debug_assert!\(seen\.is_exclusive\(\)\);/let open = Word::from_bits(seen.to_bits() | 1 << 15);/; s/seen\.moved_to\(address\)/open.moved_to(address)/'
+mutant 'a query does not look whether the block is there still' lengths a_query_and_a_descriptor_that_comes_back $life \
+    's/\|_\| was_there && /|_| /'
+mutant 'a query does not look at the life again' lengths a_query_and_a_descriptor_that_comes_back $life \
+    's/was_there && self\.count\(\) == life/was_there || life == u32::MAX/'
+mutant 'a query reads the size before the life' lengths a_query_and_a_descriptor_that_comes_back $life \
+    's/let \(life, payload\) = \(self\.count\(\), self\.payload\(\)\);/let payload = self.payload();\n        let life = self.count();/'
+mutant 'life: count relaxed' lengths a_query_and_a_descriptor_that_comes_back $life \
+    's/self\.count\.load\(Ordering::Acquire\)/self.count.load(Ordering::Relaxed)/'
+mutant 'life: begin and end relaxed' lengths a_query_and_a_descriptor_that_comes_back $life \
+    's/fetch_add\(1, Ordering::Release\)/fetch_add(1, Ordering::Relaxed)/g'
+mutant 'life: payload relaxed' lengths a_query_and_a_descriptor_that_comes_back $life \
+    's/self\.payload\.load\(Ordering::Acquire\)/self.payload.load(Ordering::Relaxed)/'
+mutant 'life: set_payload relaxed' lengths a_query_and_a_descriptor_that_comes_back $life \
+    's/self\.payload\.store\(payload, Ordering::Release\)/self.payload.store(payload, Ordering::Relaxed)/'
 
 # Waiting.
 mutant 'a walker does not look at the account again after its claim' account a_watched_arena_and_a_death loom_tests/account.rs \
@@ -257,6 +285,12 @@ mutant 'a mover wipes what readers may see' epoch a_get_and_a_move $readers \
     's/(assert_eq!\(outcome, Outcome::Remains, [^\n]*\n)/$1        self.world.put(source, POISON);\n/'
 mutant 'the bytes of the successor are taken off' epoch a_publish_of_another_size_and_a_free $readers \
     's/self\.subtract\(address, block\.bytes\)/self.subtract(address, BYTES)/'
+mutant 'relink: relaxed, seen by a reader' epoch a_get_and_a_publish_of_another_size $entry \
+    's/seen\.moved_to\(address\), Ordering::Release/seen.moved_to(address), Ordering::Relaxed/'
+mutant 'a mover wins over a slice' epoch a_publish_of_another_size_and_a_move $word \
+    's/self\.0 & \(\(0b1111 << RENTS_BITS\) \| RENTS_MASK\) == Self::OPEN/self.is_open()/'
+mutant 'a slice that was replaced does not wait for the readers' epoch a_get_and_a_publish_of_another_size $readers \
+    's/(if is_linked \{\n\s+let bytes[^\n]*\n\s+)self\.defer\(Record::Settle\(old\), bytes\);/$1self.world.log().unlinked.push(old);\n            self.world.deferred.make_ready(Record::Settle(old), bytes);/'
 mutant 'a mover wins over a publish' epoch a_publish_and_a_move $word \
     's/self\.0 & \(\(0b1111 << RENTS_BITS\) \| RENTS_MASK\) == Self::OPEN/self.is_open()/'
 mutant 'two publishes at a time' epoch two_publishes $word \

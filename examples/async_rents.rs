@@ -31,7 +31,7 @@ fn main() -> Result<(), Error> {
         if page % 8 == 0 {
             cached.push((page, handle));
         } else {
-            shuffler.free(handle).map(drop)?;
+            shuffler.free(handle)?;
         }
     }
 

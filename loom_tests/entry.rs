@@ -12,9 +12,9 @@ mod world;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use model::check;
 use std::sync::Arc;
-use world::entry::{Hold, Refused, Waiting};
+use world::entry::{Hold, LARGE_EXTENT, Refused, Waiting};
 use world::word::Location;
-use world::{Freed, HOME, Mine, World};
+use world::{Freed, HOME, Mine, World, extent_of};
 
 type Body = Box<dyn FnOnce(&Mine) + Send>;
 
@@ -529,6 +529,65 @@ fn a_publish_a_rent_and_a_free() {
         race(&world, [publisher, reader(version), freer(&world, version)]);
         world.finish();
         world.assert_ended(version);
+    });
+}
+
+#[test]
+fn a_publish_of_another_length_a_rent_and_a_free() {
+    let paths = ["published", "freed before it was published", "read", "freed while held", "freed while not held"];
+    check("a publish of another length, a rent and a free", 2, &paths, |paths| {
+        let (world, version) = World::long(paths, 3);
+        let publisher = stale(&world, move |mine| mine.publish_copy(version, 8).map(drop));
+        race(&world, [publisher, reader(version), freer(&world, version)]);
+        world.finish();
+        world.assert_ended(version);
+    });
+}
+
+#[test]
+fn a_publish_of_another_length_and_a_move() {
+    let paths = ["published", "moved by a helper", "moved by a mover", "a mover lost", "skipped as held", "gone"];
+    check("a publish of another length and a move", 5, &paths, |paths| {
+        let (world, version) = World::long(paths, 2);
+        let publisher = stale(&world, move |mine| mine.publish_copy(version, 8).map(drop));
+        race(&world, [publisher, thread(Mine::walk_and_move)]);
+        world.finish();
+        world.assert_alive(version);
+    });
+}
+
+/// Whoever settles the block begins the slot's next life: by then its extent is nobody else's.
+#[test]
+fn a_publish_of_another_length_and_the_next_life() {
+    let paths = ["published", "freed before it was published", "freed while not held", "began the next life"];
+    check("a publish of another length and the next life", 5, &paths, |paths| {
+        let (world, version) = World::alive(paths, 2);
+        // Large, and about to be small: then the extent changes before the block.
+        world.entry.set_extent(extent_of(version) | LARGE_EXTENT);
+        let next = move |world: &World, mine: &Mine| {
+            world.start_at(mine.place(), version + 2, 3);
+            world.paths.reached("began the next life");
+        };
+        let (owner, freer) = (world.clone(), world.clone());
+        let publish = stale(&world, move |mine| {
+            let published = mine.publish_copy(version, 8)?;
+            // If it was not linked, the old block was settled in its place.
+            if published.unwrap_or(true) {
+                next(&owner, mine);
+            }
+            Ok(())
+        });
+        let free = thread(move |mine| {
+            if freer.free(version) == Freed::Now {
+                next(&freer, mine);
+            }
+        });
+        race(&world, [publish, free]);
+        world.finish();
+        if world.entry.version() == version + 2 {
+            assert_eq!(world.entry.extent(), extent_of(version + 2), "the extent of an earlier life");
+            world.assert_alive(version + 2);
+        }
     });
 }
 

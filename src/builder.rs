@@ -147,7 +147,7 @@ impl Builder {
 
     /// The most bytes that readers may hold back: of `Versioned` blocks that were freed or replaced while a reader could see
     /// them. Past it no further `Versioned` block is made: `create_versioned`, `alloc_versioned`, `alloc_versioned_str`,
-    /// `publish` and `update` help the readers' epoch forward once, and then fail with `ReadersBehind`, which says whose reader
+    /// `publish` and its variants help the readers' epoch forward once, and then fail with `ReadersBehind`, which says whose reader
     /// is the oldest. Freeing never fails for it, and other blocks are not affected. Default: no limit, so that the memory limit
     /// alone bounds what a reader that is kept for ever holds back.
     pub fn reader_limit(mut self, bytes: usize) -> Self {
@@ -220,7 +220,7 @@ impl Builder {
     ///
     /// let shuffler = Shuffler::builder().scrub(true).build()?;
     /// let key = shuffler.alloc_copy(&[7_u8; 32])?;
-    /// let _ = shuffler.free(key)?;
+    /// shuffler.free(key)?;
     /// # Ok::<(), memory_shuffler::Error>(())
     /// ```
     #[doc(alias = "zeroize")]

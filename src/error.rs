@@ -53,7 +53,7 @@ impl fmt::Display for AccessError {
             Self::Stale => "stale handle: its block has been freed; forget this handle and create the block anew",
             Self::Busy => {
                 "block is busy: another hold excludes this access; return that hold first, \
-                 or wait with rent_for or rent_mut_for"
+                 wait with rent_for or rent_mut_for, or try again"
             }
             Self::TypeMismatch { stored, requested } => {
                 return write!(
@@ -67,7 +67,7 @@ impl fmt::Display for AccessError {
                  return some rents, and look for any that were forgotten"
             }
             Self::NotRented => {
-                "block is not rented: nothing is there to return; return each rented pointer exactly once"
+                "block is not rented: there is nothing to return; return each rented pointer exactly once"
             }
             Self::Denied => {
                 "access denied: this key has no grant with that right; ask the block's owner to grant the right"
@@ -88,7 +88,10 @@ impl fmt::Display for AccessError {
 impl StdError for AccessError {}
 
 fn readers_behind(f: &mut fmt::Formatter<'_>, waiting: usize, limit: usize, thread: Option<ThreadId>) -> fmt::Result {
-    write!(f, "readers are behind: {waiting} bytes of Versioned blocks wait for them, the limit is {limit}; ")?;
+    write!(
+        f,
+        "readers are behind: {waiting} bytes of Versioned blocks are waiting for them, and the limit is {limit}; "
+    )?;
     match thread {
         Some(thread) => write!(f, "drop or repin the reader of thread {thread:?}"),
         None => f.write_str("drop or repin the oldest reader"),
@@ -163,7 +166,7 @@ impl fmt::Display for AllocError {
                 "handles exhausted: every slot of the handle table is taken; free some blocks, then try again",
             ),
             Self::TypesExhausted => f.write_str(
-                "types exhausted: a shuffler tells 16384 types apart; store fewer types, or raw blocks of alloc_layout",
+                "types exhausted: at most 16384 types can be told apart; store fewer types, or use raw blocks from alloc_layout",
             ),
         }
     }
@@ -378,8 +381,8 @@ mod tests {
             ),
             (
                 AccessError::Busy,
-                "block is busy: another hold excludes this access; return that hold first, or wait with rent_for or \
-                 rent_mut_for",
+                "block is busy: another hold excludes this access; return that hold first, wait with rent_for or \
+                 rent_mut_for, or try again",
             ),
             (
                 AccessError::TypeMismatch { stored: "u32", requested: "f32" },
@@ -392,7 +395,7 @@ mod tests {
             ),
             (
                 AccessError::NotRented,
-                "block is not rented: nothing is there to return; return each rented pointer exactly once",
+                "block is not rented: there is nothing to return; return each rented pointer exactly once",
             ),
             (
                 AccessError::Denied,
@@ -405,7 +408,7 @@ mod tests {
             ),
             (
                 AccessError::ReadersBehind { waiting: 9, limit: 8, thread: None },
-                "readers are behind: 9 bytes of Versioned blocks wait for them, the limit is 8; drop or repin the oldest \
+                "readers are behind: 9 bytes of Versioned blocks are waiting for them, and the limit is 8; drop or repin the oldest \
                  reader, or raise the limit with reader_limit",
             ),
             (
@@ -444,7 +447,7 @@ mod tests {
             ),
             (
                 AllocError::ReadersBehind { waiting: 9, limit: 8, thread: None },
-                "readers are behind: 9 bytes of Versioned blocks wait for them, the limit is 8; drop or repin the oldest \
+                "readers are behind: 9 bytes of Versioned blocks are waiting for them, and the limit is 8; drop or repin the oldest \
                  reader, or raise the limit with reader_limit",
             ),
             (
@@ -453,7 +456,7 @@ mod tests {
             ),
             (
                 AllocError::TypesExhausted,
-                "types exhausted: a shuffler tells 16384 types apart; store fewer types, or raw blocks of alloc_layout",
+                "types exhausted: at most 16384 types can be told apart; store fewer types, or use raw blocks from alloc_layout",
             ),
         ];
         for (error, text) in texts {

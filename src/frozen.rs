@@ -16,7 +16,8 @@ use std::{cmp, collections, ffi, net, path, sync, time};
 /// A `Versioned` block is copied while others read it, which is no race only because of this. What a value points to may
 /// change: the copy points to the same. So an `Arc<Mutex<u8>>` is frozen and a `Mutex<u8>` is not.
 ///
-/// With the feature `derive`, `#[derive(Frozen)]` implements it for structs and enums of frozen fields.
+/// With the feature `derive`, `#[derive(Frozen)]` implements it for structs and enums of frozen fields. A crate that has the
+/// library by another name says so: `#[frozen(crate = "path")]`.
 ///
 /// # Safety
 ///

@@ -202,7 +202,7 @@ typed_handle! {
 
 typed_handle! {
     /// The name of a block that is read far more often than it is replaced: `reader.get` gives `&T` without any shared
-    /// write, `publish` and `update` put a new value in its place.
+    /// write, `publish`, `update` and, for slices, `publish_copy` put a new value in its place.
     ///
     /// `Copy`, eight bytes (so is an `Option` of it), `Send` and `Sync` for every `T`: a handle gives no access by
     /// itself. It is invariant in `T`:

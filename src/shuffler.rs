@@ -129,7 +129,12 @@ impl Shuffler {
         Ok(Handle::from_raw(building.publish_late()))
     }
 
-    /// A slice of `n` zeroed values.
+    /// A slice of `n` zeroed values. One of a zero-sized type has no bytes to tell its length by, and reads as empty whatever
+    /// `n` is.
+    ///
+    /// A size far beyond the machine's memory may succeed, `alloc::<u8>(1 << 44)` for one: the operating system gives
+    /// address space, and memory only for the pages that are written to. A [memory limit](Builder::memory_limit) counts all of
+    /// it.
     ///
     /// # Errors
     ///
@@ -402,6 +407,55 @@ impl Shuffler {
         self.core.update(handle.raw(), make)
     }
 
+    /// Replaces the values of a `Versioned` slice by copies of others, as many as there are. Readers that have the slice keep
+    /// it as it was, length and all, until they are dropped.
+    ///
+    /// Nobody is kept out for longer than it takes to swap the new slice in: that is made before. So who makes the new values
+    /// from the old may find that another thread has replaced those in between; where that matters, [`update`](Self::update)
+    /// a `Versioned<Vec<T>>`. Earlier values may be dropped here, as in [`publish`](Self::publish).
+    ///
+    /// ```
+    /// use memory_shuffler::Shuffler;
+    ///
+    /// let shuffler = Shuffler::new();
+    /// let primes = shuffler.alloc_versioned(&[2, 3, 5])?;
+    /// let reader = shuffler.reader();
+    /// let before = reader.get(primes)?;
+    /// shuffler.publish_copy(primes, &[2, 3, 5, 7, 11])?;
+    /// assert_eq!(reader.get(primes)?, [2, 3, 5, 7, 11]);
+    /// assert_eq!(before, [2, 3, 5]);
+    /// # Ok::<(), memory_shuffler::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`publish`](Self::publish). The slice is as it was.
+    pub fn publish_copy<T>(&self, handle: Versioned<[T]>, values: &[T]) -> Result<(), AccessError>
+    where
+        T: Copy + Frozen + Send + Sync + 'static,
+    {
+        self.core.publish_copy(handle.raw(), <[T] as StoredLayout>::VERSIONED, values)
+    }
+
+    /// As [`publish_copy`](Self::publish_copy), for a string.
+    ///
+    /// ```
+    /// use memory_shuffler::Shuffler;
+    ///
+    /// let shuffler = Shuffler::new();
+    /// let page = shuffler.alloc_versioned_str("<p>Under construction.")?;
+    /// shuffler.publish_str(page, "<p>Welcome.")?;
+    /// assert_eq!(shuffler.reader().get(page)?, "<p>Welcome.");
+    /// # Ok::<(), memory_shuffler::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`publish_copy`](Self::publish_copy).
+    pub fn publish_str(&self, handle: Versioned<str>, text: &str) -> Result<(), AccessError> {
+        self.core.publish_copy(handle.raw(), <str as StoredLayout>::VERSIONED, text.as_bytes())
+    }
+
     /// Rents a block by raw handle, to read through a pointer. It must be returned with
     /// [`return_pointer`](Self::return_pointer). `T` is the block's type (or its element type), or, for a block of
     /// [`alloc_layout`](Self::alloc_layout), any type that fits in it.
@@ -486,7 +540,8 @@ impl Shuffler {
         self.core.is_live(handle.into())
     }
 
-    /// Bytes of a block's payload. Takes no hold.
+    /// Bytes of a block's payload. Takes no hold; while another thread gives the block another length, that is the one before
+    /// or the one after.
     ///
     /// # Errors
     ///
@@ -498,8 +553,8 @@ impl Shuffler {
         if glimpse.pending_free { Err(AccessError::Stale) } else { Ok(payload) }
     }
 
-    /// All that is known of a block. Takes no hold. A block that was freed while it was rented is still shown, as
-    /// `pending_free`.
+    /// All that is known of a block. Takes no hold; while another thread gives the block another length, size and address may
+    /// be those of two moments. A block that was freed while it was rented is still shown, as `pending_free`.
     ///
     /// # Errors
     ///

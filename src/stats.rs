@@ -56,7 +56,7 @@ pub struct Stats {
     pub returned_bytes: u64,
     /// Arenas and large blocks given back to the source.
     pub arenas_returned: u64,
-    /// The longest step so far.
+    /// The longest step so far, by the wall clock: a step whose thread loses its core for a while is longer than its budget.
     pub max_step: Duration,
     /// Slots whose versions are used up.
     pub retired_slots: u64,

@@ -48,7 +48,10 @@ fn paused() {
     let _kept = sparse(&shuffler);
     let explanation = shuffler.explain();
     assert_eq!(explanation.reasons[0], Reason::Paused { guards: 2 });
-    assert!(explanation.to_string().starts_with("paused: 2 guards of pause() are alive; drop them\n"), "{explanation}");
+    assert!(
+        explanation.to_string().starts_with("paused: 2 guards returned by pause() are alive; drop them to resume\n"),
+        "{explanation}"
+    );
     assert!(shuffler.shuffle().paused);
     drop((first, second));
     assert!(!shuffler.explain().to_string().contains("paused"));
@@ -69,7 +72,9 @@ fn held_by_whom_and_how_long() {
     assert!(oldest.age >= Duration::from_millis(30) && oldest.age < Duration::from_secs(60), "{reason:?}");
     assert_eq!(name, "[u8]");
     let text = reason.to_string();
-    assert!(text.starts_with(&format!("held: {bytes} bytes that are rented keep {arenas} arenas; ")), "{text}");
+    let start =
+        format!("held: {bytes} rented bytes keep {arenas} arenas from being emptied; return the rents, starting with");
+    assert!(text.starts_with(&start), "{text}");
     assert!(text.contains(&format!("block {:?} ([u8]), held for at least", oldest.handle)), "{text}");
     let stats = shuffler.stats();
     assert_eq!(stats.oldest_rent.map(|rent| rent.handle), Some(oldest.handle));
@@ -108,7 +113,10 @@ fn waiting_for_a_reader() {
     shuffler.shuffle();
     let reason = find(&shuffler.explain(), |reason| matches!(reason, Reason::Readers { .. }));
     let text = reason.to_string();
-    assert!(text.starts_with("waiting for readers: 1 destructors and arenas, 32 bytes; drop or repin"), "{text}");
+    assert!(
+        text.starts_with("waiting for readers: 32 bytes (destructors and arenas that are put off: 1); drop"),
+        "{text}"
+    );
     assert!(text.contains("that of thread waiting_for_a_reader, taken at least"), "{text}");
     assert_eq!(old, "old");
     drop(reader);
@@ -126,7 +134,7 @@ fn over_budget() {
     let explanation = shuffler.explain();
     let Reason::Working { gain, share_of_core } = explanation.reasons[0].clone() else { panic!("{explanation:?}") };
     assert!(gain >= 1 << 20 && (0.05..=0.25).contains(&share_of_core), "{explanation:?}");
-    assert!(explanation.to_string().starts_with(&format!("working: {gain} bytes to gain, at ")), "{explanation}");
+    assert!(explanation.to_string().starts_with(&format!("working: {gain} bytes to gain, using ")), "{explanation}");
     shuffler.shuffle();
     eventually("there is no more to gain", || {
         !shuffler.explain().reasons.iter().any(|reason| matches!(reason, Reason::Working { .. }))
@@ -141,7 +149,7 @@ fn unattended() {
     let explanation = shuffler.explain();
     let Reason::Unattended { gain, compactor } = explanation.reasons[0] else { panic!("{explanation:?}") };
     assert!(gain >= 5 << 20 && compactor == CompactorState::None, "{explanation:?}");
-    let text = format!("unattended: {gain} bytes to gain and no thread to do it (None); call shuffle()");
+    let text = format!("unattended: {gain} bytes to gain, but no thread to do the work (None); call shuffle()");
     assert_eq!(explanation.to_string(), text);
     shuffler.trim();
     assert!(!shuffler.explain().to_string().contains("unattended"), "{}", shuffler.explain());
@@ -157,7 +165,7 @@ fn no_memory() {
     shuffler.shuffle();
     assert!(shuffler.stats().abandoned > 0);
     let reason = find(&shuffler.explain(), |reason| matches!(reason, Reason::NoMemory { .. }));
-    assert!(reason.to_string().starts_with("no memory: the last cycle found none to move to"), "{reason}");
+    assert!(reason.to_string().starts_with("no memory: the last cycle found no room to move blocks to"), "{reason}");
     source.relent();
     shuffler.shuffle();
     assert!(!shuffler.explain().to_string().contains("no memory"), "{}", shuffler.explain());

@@ -12,8 +12,8 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-const BUSY: &str = "block is busy: another hold excludes this access; return that hold first, or wait with rent_for or \
-                    rent_mut_for";
+const BUSY: &str = "block is busy: another hold excludes this access; return that hold first, wait with rent_for or \
+                    rent_mut_for, or try again";
 const STALE: &str = "stale handle: its block has been freed; forget this handle and create the block anew";
 const INVALID: &str =
     "invalid handle: it names no block of this shuffler; use a handle that this very shuffler returned";

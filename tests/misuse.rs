@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Checked, Ledger, check_fragmented, checked, fragmented, manual, patterned, quiet};
+use common::{AT_LAST, Checked, Ledger, check_fragmented, checked, fragmented, manual, patterned, quiet};
 use memory_shuffler::{
     AccessError, AllocError, Budget, Directory, Error, Freed, Handle, OpaqueHandle, RawHandle, Rights, Shuffler,
     Trigger, Versioned, Zeroable,
@@ -14,7 +14,7 @@ use std::alloc::Layout;
 use std::fmt::Debug;
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,14 +22,16 @@ use std::time::{Duration, Instant};
 const INVALID: &str =
     "invalid handle: it names no block of this shuffler; use a handle that this very shuffler returned";
 const STALE: &str = "stale handle: its block has been freed; forget this handle and create the block anew";
-const BUSY: &str = "block is busy: another hold excludes this access; return that hold first, or wait with rent_for or \
-                    rent_mut_for";
+const BUSY: &str = "block is busy: another hold excludes this access; return that hold first, wait with rent_for or \
+                    rent_mut_for, or try again";
 const TIMED_OUT: &str =
     "timed out: the block was still held at the deadline; wait longer, or look in stats for the oldest rent";
 const TOO_MANY: &str = "too many rents: one block can be rented 32767 times at once; return some rents, and look for any \
                         that were forgotten";
-const NOT_RENTED: &str = "block is not rented: nothing is there to return; return each rented pointer exactly once";
+const NOT_RENTED: &str = "block is not rented: there is nothing to return; return each rented pointer exactly once";
 const DENIED: &str = "access denied: this key has no grant with that right; ask the block's owner to grant the right";
+const NO_MEMORY: &str = "out of memory: this access needed a new copy of the block and there was no memory for it; free some \
+                         blocks, then try again";
 const OVERFLOW: &str = "layout overflow: size, header and alignment together exceed isize::MAX bytes; ask for fewer bytes \
                         or elements";
 
@@ -202,6 +204,18 @@ fn row_02_every_call_ends_a_handle_for_good() {
     refused(shuffler.reader().get(versioned).map(drop), AccessError::Stale, STALE);
     every_use(&shuffler, versioned.into(), AccessError::Stale, STALE);
 
+    for length in [3, 100_000] {
+        let slice = shuffler.alloc_versioned(&vec![1_u8; length]).unwrap();
+        let text = shuffler.alloc_versioned_str(&"t".repeat(length)).unwrap();
+        assert_eq!((shuffler.free(slice), shuffler.free(text)), (Ok(Freed::Now), Ok(Freed::Now)));
+        for other in [0, 5, 200_000] {
+            refused(shuffler.publish_copy(slice, &vec![2; other]), AccessError::Stale, STALE);
+            refused(shuffler.publish_str(text, &"u".repeat(other)), AccessError::Stale, STALE);
+        }
+        every_use(&shuffler, slice.into(), AccessError::Stale, STALE);
+        every_use(&shuffler, text.into(), AccessError::Stale, STALE);
+    }
+
     let large = shuffler.alloc::<u8>(1 << 20).unwrap();
     assert_eq!(shuffler.free(large), Ok(Freed::Now));
     every_use(&shuffler, large.into(), AccessError::Stale, STALE);
@@ -245,7 +259,11 @@ fn row_03_handles_of_another_shuffler() {
     every_typed_use(&one, theirs[0], AccessError::Invalid, INVALID);
     let versioned = other.create_versioned(1_u8).unwrap();
     refused(one.reader().get(versioned).map(drop), AccessError::Invalid, INVALID);
-    assert_eq!((one.stats().live_blocks, other.stats().live_blocks), (5000, 5001));
+    let (slice, text) = (other.alloc_versioned(&[1_u8]).unwrap(), other.alloc_versioned_str("theirs").unwrap());
+    refused(one.publish_copy(slice, &[2, 3]), AccessError::Invalid, INVALID);
+    refused(one.publish_str(text, "ours"), AccessError::Invalid, INVALID);
+    assert_eq!(other.reader().get(text), Ok("theirs"));
+    assert_eq!((one.stats().live_blocks, other.stats().live_blocks), (5000, 5003));
     for (n, handle) in ours.into_iter().enumerate() {
         assert_eq!(one.take(handle), Ok(n as u64));
     }
@@ -478,6 +496,32 @@ fn row_08_conflicting_holds() {
 }
 
 #[test]
+fn row_08_two_who_replace_a_slice_at_a_time() {
+    let shuffler = manual();
+    let slice = shuffler.alloc_versioned(&[0_u8; 100]).unwrap();
+    let is_refused = AtomicBool::new(false);
+    let deadline = Instant::now() + AT_LAST;
+    thread::scope(|scope| {
+        for values in [vec![1_u8; 10], vec![2; 100_000]] {
+            let (shuffler, is_refused) = (&shuffler, &is_refused);
+            scope.spawn(move || {
+                while !is_refused.load(Ordering::Relaxed) && Instant::now() < deadline {
+                    if let Err(error) = shuffler.publish_copy(slice, &values) {
+                        refused(Err::<(), _>(error), AccessError::Busy, BUSY);
+                        is_refused.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    assert!(is_refused.into_inner(), "they never met");
+    let reader = shuffler.reader();
+    let values = reader.get(slice).unwrap();
+    assert!(*values == [1; 10] || *values == [2; 100_000]);
+    assert_eq!(shuffler.get_size(slice), Ok(values.len()));
+}
+
+#[test]
 fn row_08_a_wait_is_as_long_as_it_says() {
     let shuffler = manual();
     let handle = shuffler.create(1_u64).unwrap();
@@ -635,6 +679,14 @@ fn row_10_nothing_at_all() {
     assert_eq!((shuffler.rent(empty).unwrap().len(), &*shuffler.rent(no_text).unwrap()), (0, ""));
     assert_eq!(shuffler.rent(many).unwrap().len(), 0);
     assert_eq!(shuffler.rent_mut(many).unwrap().len(), 0);
+    let (slice, text) = (shuffler.alloc_versioned(&[7_u8]).unwrap(), shuffler.alloc_versioned_str("text").unwrap());
+    shuffler.publish_copy(slice, &[]).unwrap();
+    shuffler.publish_str(text, "").unwrap();
+    assert_eq!((shuffler.get_size(slice), shuffler.reader().get(slice)), (Ok(0), Ok(&[][..])));
+    assert_eq!((shuffler.get_size(text), shuffler.reader().get(text)), (Ok(0), Ok("")));
+    assert_ne!(shuffler.inspect(slice).unwrap().address, shuffler.inspect(text).unwrap().address);
+    assert_eq!(shuffler.stats().live_bytes - start.live_bytes, 0);
+    assert_eq!((shuffler.free(slice), shuffler.free(text)), (Ok(Freed::Now), Ok(Freed::Now)));
     shuffler.shuffle();
     for unit in units {
         drop(shuffler.rent_mut(unit).unwrap());
@@ -934,6 +986,48 @@ fn row_15_a_rejected_value_comes_back() {
     assert_eq!((ledger.made(), ledger.drops()), (2, 2), "create_with makes room first");
     let rejected = shuffler.create_versioned(String::from("back")).unwrap_err();
     assert_eq!(rejected.into_inner(), "back");
+}
+
+#[test]
+fn row_15_a_slice_that_cannot_be_replaced_stays() {
+    let (shuffler, source) = checked();
+    let small = shuffler.alloc_versioned(&[1_u8; 100]).unwrap();
+    let large = shuffler.alloc_versioned(&[2_u8; 100_000]).unwrap();
+    let text = shuffler.alloc_versioned_str("text").unwrap();
+    source.refuse_after(0);
+    let before = shuffler.stats();
+    let unchanged = || {
+        let reader = shuffler.reader();
+        assert!(*reader.get(small).unwrap() == [1; 100] && *reader.get(large).unwrap() == [2; 100_000]);
+        assert_eq!((shuffler.get_size(small), shuffler.get_size(large)), (Ok(100), Ok(100_000)));
+        assert_eq!((reader.get(text), shuffler.get_size(text)), (Ok("text"), Ok(4)));
+        let stats = shuffler.stats();
+        assert_eq!((stats.live_blocks, stats.live_bytes, stats.waiting), (3, 100_104, 0));
+        assert_eq!(stats.resident_bytes, before.resident_bytes);
+    };
+    for _ in 0..3 {
+        refused(shuffler.publish_copy(small, &[3; 200_000]), AccessError::OutOfMemory, NO_MEMORY);
+        refused(shuffler.publish_copy(large, &[3; 200_000]), AccessError::OutOfMemory, NO_MEMORY);
+        refused(shuffler.publish_str(text, &"t".repeat(70_000)), AccessError::OutOfMemory, NO_MEMORY);
+        unchanged();
+    }
+    source.relent();
+    shuffler.publish_copy(small, &[3; 200_000]).unwrap();
+    shuffler.publish_copy(large, &[4; 10]).unwrap();
+    assert_eq!((shuffler.get_size(small), shuffler.get_size(large)), (Ok(200_000), Ok(10)));
+
+    // The same below a limit, where the replaced ones are gained again.
+    let shuffler = limited(2 << 20);
+    let slice = shuffler.alloc_versioned(&[5_u8; 1000]).unwrap();
+    for _ in 0..100 {
+        refused(shuffler.publish_copy(slice, &vec![6; 4 << 20]), AccessError::OutOfMemory, NO_MEMORY);
+        assert_eq!(shuffler.reader().get(slice), Ok(&[5; 1000][..]));
+        shuffler.publish_copy(slice, &vec![7; 1 << 20]).unwrap();
+        shuffler.shuffle();
+        shuffler.publish_copy(slice, &[5; 1000]).unwrap();
+        shuffler.shuffle();
+    }
+    assert_eq!(shuffler.stats().live_bytes, 1000);
 }
 
 #[test]
@@ -1313,6 +1407,7 @@ fn row_32_a_reader_held_for_ever() {
     let shuffler = builder.source(source.clone()).reader_limit(LIMIT).build().unwrap();
     let value = shuffler.create_versioned([0_u8; 1000]).unwrap();
     let spare = shuffler.create_versioned([7_u8; 1000]).unwrap();
+    let slice = shuffler.alloc_versioned(&[5_u8]).unwrap();
     let (ask, asked) = std::sync::mpsc::channel::<()>();
     let (tell, told) = std::sync::mpsc::channel();
     thread::scope(|scope| {
@@ -1346,12 +1441,14 @@ fn row_32_a_reader_held_for_ever() {
         let waiting = shuffler.stats().waiting_bytes as usize;
         assert!((LIMIT..LIMIT + 1100).contains(&waiting) && published >= LIMIT / 1100, "{published}: {waiting} bytes");
         let text = format!(
-            "readers are behind: {waiting} bytes of Versioned blocks wait for them, the limit is {LIMIT}; drop or repin the \
+            "readers are behind: {waiting} bytes of Versioned blocks are waiting for them, and the limit is {LIMIT}; drop or repin the \
              reader of thread {sleeper:?}, or raise the limit with reader_limit"
         );
         let behind = AccessError::ReadersBehind { waiting, limit: LIMIT, thread: Some(sleeper) };
         refused(shuffler.publish(value, [9; 1000]).map_err(|rejected| rejected.cause()), behind, &text);
         refused(shuffler.update(value, |_| unreachable!()), behind, &text);
+        refused(shuffler.publish_copy(slice, &[1, 2]), behind, &text);
+        assert_eq!(shuffler.reader().get(slice), Ok(&[5][..]));
         let behind = AllocError::ReadersBehind { waiting, limit: LIMIT, thread: Some(sleeper) };
         refused(shuffler.create_versioned([1_u8; 10]).map_err(|rejected| rejected.cause()), behind, &text);
         refused(shuffler.alloc_versioned(&[1_u8]), behind, &text);
@@ -1391,7 +1488,7 @@ fn row_32_a_reader_held_for_ever() {
         ask.send(()).unwrap();
     });
     assert_eq!((quiet(&shuffler).waiting_bytes, shuffler.stats().oldest_reader), (0, None));
-    assert_eq!(shuffler.stats().live_bytes, 1000 + 128 * (1 << 10));
+    assert_eq!(shuffler.stats().live_bytes, 1000 + 1 + 128 * (1 << 10));
 }
 
 #[test]

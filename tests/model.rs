@@ -269,7 +269,12 @@ impl<'a> Program<'a> {
                     Err(error) => panic!("{error}"),
                 }
             }
-            Known::Raw(..) | Known::Slice(..) => {}
+            Known::Slice(handle, seed, len) => match shuffler.publish_copy(*handle, &pattern(step, size)) {
+                Ok(()) => (*seed, *len) = (step, size),
+                Err(AccessError::OutOfMemory) if is_limited => {}
+                Err(error) => panic!("{error}"),
+            },
+            Known::Raw(..) => {}
         }
     }
 

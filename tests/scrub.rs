@@ -334,6 +334,24 @@ fn blocks_of_versions_are_wiped_after_their_readers() {
         drop(reader);
         quiet(shuffler);
         source.only([]);
+
+        // Slices that others of other lengths replace, and one that finds its handle freed.
+        let slice = shuffler.alloc_versioned(&marked(70_000)).unwrap();
+        let reader = shuffler.reader();
+        let seen = reader.get(slice).unwrap();
+        for length in [200, 90_000, 65_000, 300] {
+            shuffler.publish_copy(slice, &marked(length)).unwrap();
+        }
+        shuffler.shuffle();
+        assert!(*seen == marked(70_000), "a reader sees it still");
+        source.only([70_000, 200, 90_000, 65_000, 300]);
+        drop(reader);
+        quiet(shuffler);
+        source.only([300]);
+        assert_eq!(shuffler.free(slice), Ok(Freed::Now));
+        assert_eq!(shuffler.publish_copy(slice, &marked(500)), Err(AccessError::Stale));
+        quiet(shuffler);
+        source.only([]);
     });
 }
 

@@ -381,6 +381,63 @@ fn publish_and_update() {
 }
 
 #[test]
+fn slices_and_strings_are_replaced_by_others_of_any_length() {
+    // Nothing, less than a unit, more; what still fits in an arena, and what has memory of its own.
+    const LENGTHS: [usize; 9] = [0, 5, 8, 1000, 16_400, 65_520, 65_528, 65_529, 200_000];
+    everywhere(|world| {
+        let shuffler = &world.shuffler;
+        let bytes = shuffler.alloc_versioned(&pattern(0, 3)).unwrap();
+        let wide = shuffler.alloc_versioned::<u128>(&[1]).unwrap();
+        let text = shuffler.alloc_versioned_str("first").unwrap();
+        let units = shuffler.alloc_versioned(&[(); 3]).unwrap();
+        let (mut before, mut text_before, mut seed) = (pattern(0, 3), String::from("first"), 0);
+        // From each to each other, and to itself.
+        for n in LENGTHS.into_iter().flat_map(|from| LENGTHS.into_iter().flat_map(move |to| [from, to])) {
+            seed += 1;
+            let reader = shuffler.reader();
+            let (old, old_text) = (reader.get(bytes).unwrap(), reader.get(text).unwrap());
+            let (after, words, after_text) = (pattern(seed, n), vec![u128::from(seed); n / 16], "ä".repeat(n / 2));
+            shuffler.publish_copy(bytes, &after).unwrap();
+            shuffler.publish_copy(wide, &words).unwrap();
+            shuffler.publish_str(text, &after_text).unwrap();
+            assert!(*old == *before && *old_text == *text_before, "it changed under a reader");
+            assert!(*reader.get(bytes).unwrap() == *after, "{n} bytes were published otherwise");
+            assert!(*reader.get(wide).unwrap() == *words && *reader.get(text).unwrap() == *after_text);
+            let sizes = [bytes.into(), wide.into(), text.into()].map(|raw: RawHandle| {
+                let info = shuffler.inspect(raw).unwrap();
+                assert_eq!((shuffler.get_size(raw), info.exclusive), (Ok(info.size), false));
+                info.size
+            });
+            assert_eq!(sizes, [n, n / 16 * 16, n / 2 * 2]);
+            assert_eq!(shuffler.typed_versioned::<[u8]>(bytes.into()), Ok(bytes));
+            assert_eq!(shuffler.stats().live_bytes, sizes.iter().sum::<usize>() as u64);
+            drop(reader);
+            (before, text_before) = (after, after_text);
+            if seed % 40 == 0 {
+                shuffler.shuffle();
+            }
+        }
+        shuffler.publish_copy(units, &[(); 1000]).unwrap();
+        assert_eq!(shuffler.get_size(units), Ok(0));
+        // A copy of a part of itself, out of the very block that is replaced.
+        let reader = shuffler.reader();
+        shuffler.publish_copy(bytes, &reader.get(bytes).unwrap()[100_000..]).unwrap();
+        drop(reader);
+        assert!(*shuffler.reader().get(bytes).unwrap() == pattern(seed, 200_000)[100_000..]);
+
+        for raw in [RawHandle::from(bytes), wide.into(), text.into(), units.into()] {
+            freed(shuffler, raw);
+        }
+        assert_eq!(shuffler.publish_copy(bytes, &[1]), Err(AccessError::Stale));
+        assert_eq!(shuffler.publish_str(text, "late"), Err(AccessError::Stale));
+        let stats = quiet(shuffler);
+        assert_eq!((stats.live_blocks, stats.live_bytes, stats.waiting_bytes), (0, 0, 0));
+        shuffler.trim();
+        assert!(quiet(shuffler).resident_bytes < 8 << 20, "{:?}", quiet(shuffler));
+    });
+}
+
+#[test]
 fn directories() {
     everywhere(|world| {
         let is_manual = world.is_manual();

@@ -657,6 +657,96 @@ fn readers_see_whole_values_while_others_publish() {
 }
 
 #[test]
+fn readers_see_whole_slices_while_two_threads_publish_other_lengths() {
+    // A slice has one number in all its places, which tells how many there are; so half of one and half of another show.
+    const LENGTHS: [usize; 6] = [1, 9, 700, 8_000, 9_000, 30_000];
+    let numbers = |number: u64| vec![number; LENGTHS[number as usize % LENGTHS.len()]];
+    let text = |number: usize| char::from(b'a' + (number % 6) as u8).to_string().repeat(LENGTHS[number % 6]);
+    let is_whole = |slice: &[u64]| slice == numbers(slice[0]);
+    let is_whole_text = |slice: &str| slice == text(usize::from(slice.as_bytes()[0] - b'a'));
+    for trigger in [Trigger::Background, Trigger::Inline] {
+        let (shuffler, _) = small(trigger);
+        let slices: Vec<_> = (0..12).map(|n| shuffler.alloc_versioned(&numbers(n)).unwrap()).collect();
+        let texts: Vec<_> = (0..12).map(|n| shuffler.alloc_versioned_str(&text(n)).unwrap()).collect();
+        let stop = AtomicBool::new(false);
+        let sizes = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let mut others = Vec::new();
+            others.push(scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let reader = shuffler.reader();
+                    let seen: Vec<_> = slices.iter().map(|slice| reader.get(*slice).unwrap()).collect();
+                    let seen_texts: Vec<_> = texts.iter().map(|text| reader.get(*text).unwrap()).collect();
+                    thread::yield_now();
+                    assert!(seen.into_iter().all(is_whole), "parts of two slices");
+                    assert!(seen_texts.into_iter().all(is_whole_text), "parts of two strings");
+                }
+            }));
+            others.push(scope.spawn(|| {
+                // Queries take no hold.
+                let mut seen = std::collections::HashSet::new();
+                while !stop.load(Ordering::Relaxed) {
+                    for slice in &slices {
+                        let size = shuffler.get_size(*slice).unwrap();
+                        assert!(LENGTHS.contains(&(size / 8)), "a length of nobody's: {size}");
+                        assert!(LENGTHS.contains(&(shuffler.inspect(*slice).unwrap().size / 8)));
+                        assert_eq!(shuffler.typed_versioned::<[u64]>((*slice).into()), Ok(*slice));
+                        seen.insert(size);
+                    }
+                }
+                sizes.store(seen.len(), Ordering::Relaxed);
+            }));
+            let stopping = Stop(&stop);
+            let publishers: Vec<_> = (0..2_u64)
+                .map(|thread| {
+                    let (shuffler, slices, texts) = (&shuffler, &slices, &texts);
+                    scope.spawn(move || {
+                        for round in 0..150_u64 {
+                            for (index, slice) in slices.iter().enumerate() {
+                                let number = round * 7 + index as u64 + thread * 1000;
+                                let outcomes = [
+                                    shuffler.publish_copy(*slice, &numbers(number)),
+                                    shuffler.publish_str(texts[index], &text(number as usize)),
+                                ];
+                                assert!(outcomes.iter().all(|it| matches!(it, Ok(()) | Err(AccessError::Busy))));
+                            }
+                            // Other garbage beside them, so that the small ones move.
+                            let other = |n: usize| shuffler.alloc_versioned(&[n; 50]).unwrap();
+                            (0..100).map(other).for_each(|other| assert_eq!(shuffler.free(other), Ok(Freed::Now)));
+                            shuffler.shuffle();
+                        }
+                    })
+                })
+                .collect();
+            publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+            drop(stopping);
+            others.into_iter().for_each(|other| other.join().unwrap());
+        });
+        assert!(sizes.into_inner() > 3, "queries saw no change");
+        let reader = shuffler.reader();
+        let mut bytes = 0;
+        for (slice, text) in slices.iter().zip(&texts) {
+            let (numbers, text_now) = (reader.get(*slice).unwrap(), reader.get(*text).unwrap());
+            assert!(is_whole(numbers) && is_whole_text(text_now));
+            assert_eq!(
+                (shuffler.get_size(*slice), shuffler.get_size(*text)),
+                (Ok(size_of_val(numbers)), Ok(text_now.len()))
+            );
+            bytes += size_of_val(numbers) + text_now.len();
+        }
+        drop(reader);
+        let stats = quiet(&shuffler);
+        assert_eq!((stats.live_blocks, stats.live_bytes), (24, bytes as u64));
+        assert!(stats.moves > 0, "nothing moved");
+        for (slice, text) in slices.into_iter().zip(texts) {
+            assert_eq!((shuffler.free(slice), shuffler.free(text)), (Ok(Freed::Now), Ok(Freed::Now)));
+        }
+        let stats = quiet(&shuffler);
+        assert_eq!((stats.live_blocks, stats.live_bytes, stats.waiting_bytes), (0, 0, 0));
+    }
+}
+
+#[test]
 fn queries_race_with_everything() {
     // They take no hold: whatever they say was true at one moment, and of this handle's block.
     let (shuffler, _) = small(Trigger::Background);

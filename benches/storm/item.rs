@@ -1,7 +1,7 @@
 //! Blocks of every kind, and holds on them.
 
 use super::Shared;
-use super::model::{Child, Edition, Model, Pattern, Random, Tracked, text};
+use super::model::{Child, Edition, Model, Pattern, Random, Tracked, page, text};
 use memory_shuffler::{
     AccessError, AllocError, Freed, Handle, OwnedRent, RawHandle, Rent, RentMut, Shuffler, Versioned,
 };
@@ -24,6 +24,7 @@ pub enum Block {
     Seen(Versioned<Tracked<6>>),
     SeenBytes(Versioned<[u8]>),
     Board(Versioned<Edition>),
+    Page(Versioned<[u64]>),
 }
 
 /// A block and what is known of it. A clone is a copy of the handle.
@@ -50,8 +51,8 @@ impl Item {
     pub fn make(shared: &Shared, random: &mut Random) -> Result<Self, AllocError> {
         let (shuffler, ledger) = (&shared.shuffler, &shared.ledger);
         let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
-        let kind = random.below(17);
-        let bytes = if kind < 7 || kind == 16 { 0 } else { random_size(random) };
+        let kind = random.below(18);
+        let bytes = if (7..16).contains(&kind) { random_size(random) } else { 0 };
         let bytes = match kind {
             10 | 11 => bytes & !7,
             // A raw block of no bytes has room for no `u8` to be rented.
@@ -82,6 +83,7 @@ impl Item {
                 Block::Raw(raw, align)
             }
             14 | 15 => Block::SeenBytes(shuffler.alloc_versioned(&filled(&model, bytes))?),
+            16 => Block::Page(shuffler.alloc_versioned(&new_page(&model, random))?),
             _ => {
                 let made = shuffler.create_versioned(Edition::new(&model, 0));
                 Block::Board(made.map_err(|rejected| rejected.cause())?)
@@ -115,6 +117,7 @@ impl Item {
             Block::Seen(handle) => handle.into(),
             Block::SeenBytes(handle) => handle.into(),
             Block::Board(handle) => handle.into(),
+            Block::Page(handle) => handle.into(),
         }
     }
 
@@ -142,6 +145,12 @@ impl Item {
             self.model.fail(format_args!("it has {bytes} bytes after its end"));
         }
     }
+}
+
+/// A page of any length.
+pub fn new_page(model: &Model, random: &mut Random) -> Vec<u64> {
+    let words = random_size(random) / 8;
+    page(model, random.next(), words)
 }
 
 fn filled(model: &Model, bytes: usize) -> Vec<u8> {

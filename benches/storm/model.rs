@@ -377,3 +377,21 @@ impl Edition {
 
 // SAFETY: nothing in it changes through a shared reference: numbers and pointers.
 unsafe impl Frozen for Edition {}
+
+/// What stands on a page: a `Versioned` slice that is replaced by others of any length while others read it. It tells whose it
+/// is, how long it is, and what its words follow from.
+pub fn page(model: &Model, seed: u64, words: usize) -> Vec<u64> {
+    let mut page = vec![0; words.max(3)];
+    page.paint(seed);
+    page[..3].copy_from_slice(&[model.id, words.max(3) as u64, seed]);
+    page
+}
+
+/// Fails the model if a page is not whole.
+pub fn check_page(found: &[u64], model: &Model, what: &str) {
+    check_place(found, model, what);
+    if found.len() < 3 || found != page(model, found[2], found.len()) {
+        let length = found.len();
+        model.fail(format_args!("{what}: {length} words that begin with {:x?}", &found[..length.min(3)]));
+    }
+}

@@ -1,8 +1,8 @@
 //! One thread of a storm.
 
 use super::Shared;
-use super::item::{Block, Hold, Item, RawHold};
-use super::model::{Edition, Model, Pattern, Random};
+use super::item::{Block, Hold, Item, RawHold, new_page};
+use super::model::{Edition, Model, Pattern, Random, check_page};
 use memory_shuffler::{
     AccessError, AllocError, Budget, Freed, Frozen, Handle, OpaqueHandle, Rights, Stored, Versioned,
 };
@@ -298,6 +298,7 @@ impl<'s> Worker<'s> {
             Block::Seen(handle) => self.look(handle, item),
             Block::SeenBytes(handle) => self.look(handle, item),
             Block::Board(handle) => self.board(handle, item),
+            Block::Page(handle) => self.page(handle, item),
         }
     }
 
@@ -499,6 +500,37 @@ impl<'s> Worker<'s> {
                     Err(error) => model.refused(error, "a look at a board"),
                 }
             }
+        }
+    }
+
+    /// Reads a page, or puts one of another length there.
+    fn page(&mut self, handle: Versioned<[u64]>, item: &Item) {
+        let (model, shared) = (&item.model, self.shared);
+        let was_ended = model.is_ended();
+        if self.random.one_in(2) {
+            match shared.shuffler.publish_copy(handle, &new_page(model, &mut self.random)) {
+                Ok(()) => model.granted(was_ended, "a new page"),
+                Err(error) => model.refused(error, "a new page"),
+            }
+            return;
+        }
+        match shared.shuffler.get_size(handle) {
+            Ok(bytes) if bytes >= 24 && bytes.is_multiple_of(8) => model.granted(was_ended, "the size of a page"),
+            Ok(bytes) => model.fail(format_args!("a page of {bytes} bytes")),
+            Err(error) => model.refused(error, "the size of a page"),
+        }
+        let reader = shared.shuffler.reader();
+        let was_ended = model.is_ended();
+        match reader.get(handle) {
+            Ok(page) => {
+                model.granted(was_ended, "a look at a page");
+                check_page(page, model, "a look at a page");
+                if self.random.one_in(32) {
+                    thread::yield_now();
+                    check_page(page, model, "a second look at a page");
+                }
+            }
+            Err(error) => model.refused(error, "a look at a page"),
         }
     }
 

@@ -319,6 +319,32 @@ impl Mine {
         }
     }
 
+    /// Replaces the value by one of another size, as `publish_copy` does. Whether it did.
+    fn publish_copy(&self, block: Block) -> bool {
+        let new = self.place();
+        self.world.put(new, block);
+        let old = match self.world.entry.hold(LIFE, Hold::Exclusive, self) {
+            Ok(old) => old,
+            Err(refused) => {
+                assert!(matches!(refused, Refused::Busy | Refused::Stale));
+                self.reached("refused");
+                self.world.put(new, POISON);
+                return false;
+            }
+        };
+        let is_linked = self.world.entry.relink(new, block.bytes as u32);
+        self.reached(if is_linked { "published" } else { "freed meanwhile" });
+        if !is_linked {
+            self.world.put(new, POISON);
+        }
+        self.settle(self.world.entry.give_back(Hold::Exclusive));
+        if is_linked {
+            let bytes = self.world.look(old).bytes;
+            self.defer(Record::Settle(old), bytes);
+        }
+        is_linked
+    }
+
     fn settle(&self, left: Left) {
         if let Some(address) = left.settle {
             let bytes = self.world.look(address).bytes;
@@ -547,13 +573,42 @@ fn a_get_and_an_arena_that_is_retired() {
     });
 }
 
+/// A reader takes the size from the block that it reads, whatever the entry's extent says.
+#[test]
+fn a_get_and_a_publish_of_another_size() {
+    let paths = ["read the old", "read the new", "published", "reclaimed while others ran"];
+    check("a get and a publish of another size", 2, &paths, |paths| {
+        let world = World::new(paths, BYTES);
+        let publisher = body(|mine| {
+            assert!(mine.publish_copy(Block { bytes: OTHER, value: 2 }));
+            mine.step();
+        });
+        race(&world, [pinned_reader(), publisher]);
+        assert_eq!(world.log().settled, [HOME]);
+        assert_eq!(world.entry.extent(), OTHER as u32);
+    });
+}
+
+#[test]
+fn a_publish_of_another_size_and_a_move() {
+    let paths = ["published", "moved", "a mover lost", "gone", "skipped as held"];
+    check("a publish of another size and a move", 2, &paths, |paths| {
+        let world = World::new(paths, BYTES);
+        let publisher = body(|mine| assert!(mine.publish_copy(Block { bytes: OTHER, value: 2 })));
+        race(&world, [publisher, body(Mine::shuffle)]);
+        assert_eq!(world.look(world.read().unwrap()), Block { bytes: OTHER, value: 2 });
+        // The first size is off the account that it stood in, by whoever buried the block there.
+        assert_eq!(world.arenas[0].account.balance().live, BYTES);
+    });
+}
+
 #[test]
 fn a_publish_of_another_size_and_a_free() {
     let paths = ["published", "freed meanwhile", "refused", "freed", "freed while held"];
     check("a publish of another size and a free", 2, &paths, |paths| {
         let world = World::new(paths, BYTES);
         let publisher = body(|mine| {
-            mine.publish(Block { bytes: OTHER, value: 2 });
+            mine.publish_copy(Block { bytes: OTHER, value: 2 });
         });
         race(&world, [publisher, body(Mine::free)]);
         // Whoever settles takes off what the block counted: the other one's bytes stay.

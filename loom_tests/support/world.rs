@@ -20,7 +20,7 @@ pub(crate) mod word;
 
 use crate::model::Paths;
 use account::{Account, Outcome};
-use entry::{Begun, Closed, Entry, Hold, Left, Memory, Refused, Waiting};
+use entry::{Begun, Closed, Entry, Hold, LARGE_EXTENT, Left, Memory, Refused, Waiting};
 use header::{AtomicHeader, HEADER_BYTES, Header, State};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -40,8 +40,6 @@ const CELLS: usize = 2;
 /// Payload bytes of a [`long`](World::long) block, and what a shortening leaves of them.
 const LONG: usize = 16;
 const SHORT: usize = 8;
-/// Added to the extent of a life while its block is large.
-const LARGE: u32 = 1;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Block {
@@ -566,11 +564,10 @@ impl Mine {
         let old = self.hold(version, Hold::Exclusive)?;
         let fresh = self.place();
         self.world.put(fresh, Block { payload, ..self.world.look(old) });
-        let linked = self.world.entry.relink(fresh);
+        let linked = self.world.entry.relink(fresh, extent_of(version));
         if linked {
             self.reached("resized");
             self.world.log().payloads.insert(version, payload);
-            self.world.entry.set_extent(extent_of(version));
             self.bury(old);
         } else {
             self.reached("freed before it was resized");
@@ -581,17 +578,46 @@ impl Mine {
         Ok(linked)
     }
 
+    /// `publish_copy`: a block of another length, and of another kind than the entry's extent tells, in the place of the old.
+    /// `None`: freed meanwhile. Otherwise whether this settled the new one, so that the slot is the caller's.
+    pub(crate) fn publish_copy(&self, version: u32, bytes: usize) -> Result<Option<bool>, Refused> {
+        let fresh = self.place();
+        self.world.put(fresh, Block { slot: SLOT, life: version, payload: 5, bytes });
+        let old = match self.hold(version, Hold::Exclusive) {
+            Ok(old) => old,
+            Err(refused) => {
+                self.world.put(fresh, POISON);
+                return Err(refused);
+            }
+        };
+        let before = self.world.entry.extent();
+        let linked = self.world.entry.relink(fresh, before ^ LARGE_EXTENT);
+        if linked {
+            self.reached("published");
+            let log = &mut *self.world.log();
+            log.payloads.insert(version, 5);
+            log.bytes = bytes;
+        } else {
+            self.reached("freed before it was published");
+            assert_eq!(self.world.entry.extent(), before, "the extent of a block that was not linked");
+            self.world.put(fresh, POISON);
+        }
+        let settled = self.world.leave(Hold::Exclusive);
+        if linked {
+            self.bury(old);
+        }
+        Ok(linked.then_some(settled))
+    }
+
     /// Makes the block large, and then small again, each time in another place.
     pub(crate) fn grow_and_shrink(&self, version: u32) -> [usize; 2] {
         let entry = &self.world.entry;
         self.hold(version, Hold::Exclusive).unwrap();
         let [large, small] = [self.place(), self.place()];
-        assert!(entry.relink(large));
-        entry.set_extent(extent_of(version) + LARGE);
+        assert!(entry.relink(large, extent_of(version) | LARGE_EXTENT));
         self.world.leave(Hold::Exclusive);
         entry.hold(version, Hold::Exclusive, self).unwrap();
-        entry.set_extent(extent_of(version));
-        assert!(entry.relink(small));
+        assert!(entry.relink(small, extent_of(version)));
         self.world.leave(Hold::Exclusive);
         [large, small]
     }

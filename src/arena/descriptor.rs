@@ -7,6 +7,7 @@
 use super::account::{Account, Balance, Outcome};
 use super::ground::Ground;
 use super::header::{AtomicHeader, HEADER_BYTES, Header, State};
+use super::life::Life;
 use super::shard::Filled;
 use crate::primitive::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::ops::{Deref, Range};
@@ -34,8 +35,7 @@ pub(crate) struct Descriptor {
     usage: AtomicU32,
     /// The index of a [`Ground`].
     ground: AtomicU32,
-    /// Counts the lives of the descriptor.
-    life: AtomicU32,
+    life: Life,
     /// How often its blocks survived a shuffle, within bounds: see the policy.
     class: AtomicU32,
     /// Bytes that blocks filled, or could have filled but for the gaps before aligned ones and the end that was too short.
@@ -61,14 +61,9 @@ pub(crate) struct Descriptor {
     charged: AtomicUsize,
     /// Of a large block.
     pub(crate) header: AtomicHeader,
-    /// Of a large block, else [`NO_PAYLOAD`].
-    payload: AtomicUsize,
     /// Of a large block: from here on, to the end of its chunk, every byte is zero.
     clean_from: AtomicUsize,
 }
-
-/// The payload of memory that is not a large block's.
-const NO_PAYLOAD: usize = usize::MAX;
 
 /// What the last mover that walked the arena left there, or that filled it; notes for the policy, not for correctness.
 #[derive(Debug, Default)]
@@ -139,8 +134,7 @@ impl Descriptor {
         self.sealed_bytes.store(0, Ordering::Relaxed);
         self.used.store(0, Ordering::Relaxed);
         self.packed.store(1, Ordering::Relaxed);
-        // Release: pairs with the acquire in `life`; who sees this life does not see the payload of an earlier one.
-        self.life.fetch_add(1, Ordering::Release);
+        self.life.begin();
         self.walk.forget();
         self.account.open();
     }
@@ -166,9 +160,7 @@ impl Descriptor {
         self.walk.forget();
         self.account.open();
         self.usage.store(Use::Empty as u32, Ordering::Relaxed);
-        self.payload.store(NO_PAYLOAD, Ordering::Relaxed);
-        // Release: pairs with the acquire in `life`; who sees that the life is over sees where its block went.
-        self.life.fetch_add(1, Ordering::Release);
+        self.life.end();
     }
 
     pub(crate) fn base(&self) -> usize {
@@ -225,9 +217,9 @@ impl Descriptor {
         self.class.store(u32::from(class), Ordering::Relaxed);
     }
 
+    /// A number that no other life of the descriptor has.
     pub(crate) fn life(&self) -> u32 {
-        // Acquire: pairs with the release in `reopen` and `vacate`.
-        self.life.load(Ordering::Acquire)
+        self.life.count()
     }
 
     pub(crate) fn sealed_at(&self) -> u64 {
@@ -273,15 +265,17 @@ impl Descriptor {
 
     /// Payload bytes of the large block, if there is one.
     pub(crate) fn large_payload(&self) -> Option<usize> {
-        // Acquire: pairs with the release in `set_large_payload`; who sees the size of a later block sees that the life of the
-        // earlier one is over.
-        Some(self.payload.load(Ordering::Acquire)).filter(|&payload| payload != NO_PAYLOAD)
+        self.life.payload()
+    }
+
+    /// As [`large_payload`](Self::large_payload), for a query: see [`Life::payload_if`].
+    pub(crate) fn large_payload_if<E>(&self, is_there: impl FnOnce() -> Result<bool, E>) -> Result<Option<usize>, E> {
+        self.life.payload_if(is_there)
     }
 
     /// Changes the size of the large block, which the caller holds exclusively, or is making.
     pub(crate) fn set_large_payload(&self, payload: usize) {
-        // Release: pairs with the acquire in `large_payload`.
-        self.payload.store(payload, Ordering::Release);
+        self.life.set_payload(payload);
     }
 
     /// Makes the descriptor a large block's: its header, its size, and from where on its chunk is zero.
@@ -424,9 +418,8 @@ impl List {
             chunk: [AtomicUsize::new(0), AtomicUsize::new(1)],
             header: AtomicHeader::new(Header::filler(HEADER_BYTES, State::Dead)),
             charged: AtomicUsize::new(0),
-            payload: AtomicUsize::new(NO_PAYLOAD),
             clean_from: AtomicUsize::new(0),
-            life: AtomicU32::new(0),
+            life: Life::new(),
             owner: AtomicU32::new(0),
             class: AtomicU32::new(0),
             sealed_at: AtomicU64::new(0),

@@ -5,6 +5,7 @@ pub(crate) mod descriptor;
 pub(crate) mod ground;
 pub(crate) mod header;
 pub(crate) mod large;
+mod life;
 pub(crate) mod map;
 pub(crate) mod pool;
 mod ranges;

@@ -76,13 +76,17 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Paused { guards } => write!(f, "paused: {guards} guards of pause() are alive; drop them"),
+            Self::Paused { guards: 1 } => write!(f, "paused: a guard returned by pause() is alive; drop it to resume"),
+            Self::Paused { guards } => {
+                write!(f, "paused: {guards} guards returned by pause() are alive; drop them to resume")
+            }
             Self::Held { arenas, bytes, oldest } => {
-                write!(f, "held: {bytes} bytes that are rented keep {arenas} arenas; return those rents")?;
+                let s = if *arenas == 1 { "" } else { "s" };
+                write!(f, "held: {bytes} rented bytes keep {arenas} arena{s} from being emptied; return the rents")?;
                 match oldest {
                     Some((rent, name)) => write!(
                         f,
-                        ", first of all that of block {:?} ({name}), held for at least {:?}",
+                        ", starting with that of block {:?} ({name}), held for at least {:?}",
                         rent.handle, rent.age
                     ),
                     None => Ok(()),
@@ -91,10 +95,11 @@ impl fmt::Display for Reason {
             Self::Readers { records, bytes, oldest } => {
                 write!(
                     f,
-                    "waiting for readers: {records} destructors and arenas, {bytes} bytes; drop or repin readers that are kept"
+                    "waiting for readers: {bytes} bytes (destructors and arenas that are put off: {records}); \
+                     drop or repin long-lived readers"
                 )?;
                 let Some((reader, name)) = oldest else { return Ok(()) };
-                write!(f, ", first of all that of ")?;
+                write!(f, ", starting with that of ")?;
                 match (name, reader.thread) {
                     (Some(name), _) => write!(f, "thread {name}")?,
                     (None, Some(thread)) => write!(f, "{thread:?}")?,
@@ -104,15 +109,18 @@ impl fmt::Display for Reason {
             }
             Self::Working { gain, share_of_core } => write!(
                 f,
-                "working: {gain} bytes to gain, at {:.0} % of a core; raise the budget, or call shuffle() to have it now",
+                "working: {gain} bytes to gain, using {:.0} % of a core; raise the budget, or call shuffle() to gain them now",
                 share_of_core * 100.0
             ),
             Self::Unattended { gain, compactor } => {
-                write!(f, "unattended: {gain} bytes to gain and no thread to do it ({compactor:?}); call shuffle()")
+                write!(
+                    f,
+                    "unattended: {gain} bytes to gain, but no thread to do the work ({compactor:?}); call shuffle()"
+                )
             }
             Self::NoMemory { held } => write!(
                 f,
-                "no memory: the last cycle found none to move to, with {held} bytes held; free something or raise the limit"
+                "no memory: the last cycle found no room to move blocks to, with {held} bytes held; free something or raise the limit"
             ),
             Self::NothingSparse { dead } => {
                 write!(f, "nothing sparse: {dead} dead bytes do not add up to an arena that could be gained")

@@ -1,20 +1,20 @@
 //! Holds by handle, frees, and queries.
 
 use super::Core;
-use super::allocate::LARGE_EXTENT;
 use super::settle::{End, Record};
 use crate::arena::Header;
 use crate::error::AccessError;
 use crate::handle::RawHandle;
-use crate::table::{Closed, Entry, Hold, Left, Refused, Waiting};
+use crate::table::{Closed, Entry, Hold, LARGE_EXTENT, Left, Refused, Waiting};
 use crate::types::{StoredLayout, TypeInfo, registry};
 use parking_lot_core::{DEFAULT_PARK_TOKEN, DEFAULT_UNPARK_TOKEN, ParkResult};
 use std::ptr::{self, NonNull};
 use std::time::Instant;
 
 /// When a freed block's memory is let go of.
+///
+/// Both are success, and most callers need not know which it was; so it may be ignored, unlike the `Result` that it comes in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
 pub enum Freed {
     /// Nobody held it: it is gone.
     Now,
@@ -269,20 +269,13 @@ impl Core {
     pub(crate) fn glimpse_sized(&self, raw: RawHandle) -> Result<(Glimpse, usize), AccessError> {
         loop {
             let glimpse = self.glimpse(raw)?;
-            // A resize keeps to an order in which this is a length that the block has, wherever the word leads.
+            // `relink` keeps to an order in which this is a length that the block has, before or after, wherever the word leads.
             if let Some(payload) = glimpse.payload {
                 return Ok((glimpse, payload));
             }
-            // The descriptor tells. But a resize may have put the block elsewhere, and the descriptor may be another block's by
-            // now, even at the same address. It was this block's from the first look at its life to the second if the block was
-            // there in between. Otherwise somebody else came a step further, and this looks again.
-            let arena = self.arena_of(glimpse.address);
-            let (life, payload) = (arena.life(), arena.large_payload());
-            let again = self.glimpse(raw)?;
-            if let Some(payload) = payload
-                && again.address == glimpse.address
-                && arena.life() == life
-            {
+            // The descriptor tells, if the block is still there.
+            let is_there = || self.glimpse(raw).map(|again| again.address == glimpse.address);
+            if let Some(payload) = self.arena_of(glimpse.address).large_payload_if(is_there)? {
                 return Ok((glimpse, payload));
             }
         }

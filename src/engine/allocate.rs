@@ -12,6 +12,7 @@ use crate::compact::{Duty, policy};
 use crate::error::AllocError;
 use crate::handle::RawHandle;
 use crate::primitive::sync::atomic::Ordering;
+use crate::table::LARGE_EXTENT;
 use crate::types::{MAX_ALIGN, TypeInfo};
 use std::alloc::Layout;
 use std::cell::Cell;
@@ -60,9 +61,6 @@ impl Refusals {
         Self { large, steps: 0, calls: 0 }
     }
 }
-
-/// Set in an extent: the block is large, its size is in its descriptor.
-pub(crate) const LARGE_EXTENT: u32 = 1 << 31;
 
 impl Building<'_> {
     /// Where the contents go.

@@ -6,15 +6,14 @@
 //!
 //! * the *header*, by walkers and by movers that have not begun: it becomes shorter only, and a filler stands behind the
 //!   new end before the header says so (see [`AtomicHeader::resize`]);
-//! * the *extent* and the *word*, by queries: a large block's word is linked before its extent says that the size is in the
-//!   descriptor, and that extent is taken back before another block's word is linked;
+//! * the *extent* and the *word*, by queries: see [`Entry::relink`] for the order in which they change;
 //! * a large block's size, in its descriptor.
 //!
 //! A block in an arena never outgrows the units of its first allocation in place: a mover makes room for its copy by the
 //! header that it read before `MOVING`.
 
 use super::Core;
-use super::allocate::{Building, LARGE_EXTENT, Life, Refusals, payload_at};
+use super::allocate::{Building, Life, Refusals, payload_at};
 use super::lease::with_shard;
 use super::publish::Held;
 use super::settle::End;
@@ -24,7 +23,7 @@ use crate::arena::{ArenaRef, Headers, Use};
 use crate::error::{AccessError, AllocError, ResizeError};
 use crate::handle::RawHandle;
 use crate::panics::{Panic, keep_first};
-use crate::table::{Entry, Hold};
+use crate::table::{Entry, Hold, LARGE_EXTENT};
 use crate::types::TypeInfo;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::{mem, ptr, thread};
@@ -87,6 +86,17 @@ impl Core {
                 Err(cause) => return Err(cause.into()),
             }
         }
+    }
+
+    /// Counts that a live block of `from` payload bytes has `to` now.
+    pub(super) fn count_another_length(&self, from: usize, to: usize) {
+        with_shard(self, |_, counts, _| {
+            if to > from {
+                add(&counts.allocated_bytes, (to - from) as u64);
+            } else {
+                add(&counts.freed_bytes, (from - to) as u64);
+            }
+        });
     }
 
     fn subject(&self, raw: RawHandle, info: &'static TypeInfo) -> Result<Subject<'_>, AccessError> {
@@ -172,13 +182,7 @@ impl<'a> Subject<'a> {
     }
 
     fn count(&self, payload: usize) {
-        with_shard(self.core(), |_, counts, _| {
-            if payload > self.payload {
-                add(&counts.allocated_bytes, (payload - self.payload) as u64);
-            } else {
-                add(&counts.freed_bytes, (self.payload - payload) as u64);
-            }
-        });
+        self.core().count_another_length(self.payload, payload);
     }
 
     /// Puts a new block of `payload` bytes in the place of the old one, with as much of the contents as fits.
@@ -197,17 +201,13 @@ impl<'a> Subject<'a> {
             unsafe { to.add(kept).write_bytes(0, payload - kept) };
         }
         let new = building.finish();
-        if self.is_large() && !becomes_large {
-            entry.set_extent(extent);
-        }
-        if !entry.relink(new) {
+        if !entry.relink(new, extent) {
             core.settle(new, End::Unused);
             // Made shorter, and then freed; or freed before it was longer.
             let outcome = if payload > kept { Err(AccessError::Stale.into()) } else { Ok(()) };
             self.conclude(None);
             return outcome;
         }
-        entry.set_extent(extent);
         self.count(payload);
         let old = self.address;
         self.conclude(Some(old));

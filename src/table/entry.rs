@@ -6,8 +6,9 @@
 //! * **hold** (rent, exclusive rent): one compare-exchange on the word, *then* the version is checked again, and on a
 //!   mismatch the hold is given back. So a stale handle may hold a later life for an instant, and never look at it.
 //! * **give back**: whoever leaves a word that is closed and unheld settles the block.
-//! * **resize**: under an exclusive hold, which is kept from the first change to the last: in place, or by linking a larger
-//!   block. So no hold and no move ever meets a length that is on its way to another.
+//! * **resize**, **publish** of another length: under an exclusive hold, which is kept from the first change to the last: in
+//!   place, or by linking another block and its extent. So no hold and no move ever meets a length that is on its way to
+//!   another, and no extent is left beside another block's word.
 //! * **free**: first one compare-exchange on the *version*. That is the only decision: it has one winner, and it cannot
 //!   recur, because versions only grow. Only then is the word closed.
 //! * **read**, under a reader's epoch: the word, then the version. A handle is proof that its life had begun, so the word is not
@@ -26,6 +27,9 @@ use crate::primitive::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// The last version that a life may have; the slot is retired afterwards, never wrapped.
 pub(crate) const LAST_VERSION: u32 = 0xFFFF_FFFD;
+
+/// Set in an extent: the block is large, its size is in its descriptor.
+pub(crate) const LARGE_EXTENT: u32 = 1 << 31;
 
 /// The two kinds of hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,8 +158,8 @@ impl Entry {
     /// The word as it stands.
     #[inline]
     pub(crate) fn word(&self) -> Word {
-        // Acquire: pairs with the release in `begin_life`, `commit` and `replace`, for those who go on to read the block; and
-        // with that in `close_from` and `vacate`, for those who go on to ask for the version.
+        // Acquire: pairs with the release in `begin_life`, `commit`, `replace` and `relink`, for those who go on to read the
+        // block; and with that in `close_from` and `vacate`, for those who go on to ask for the version.
         Word::from_bits(self.word.load(Ordering::Acquire))
     }
 
@@ -449,13 +453,34 @@ impl Entry {
         }
     }
 
-    /// Swaps a new block in for the one that the caller holds exclusively, and keeps the hold. `false`: a free came
-    /// meanwhile, and the word names the old block still.
-    pub(crate) fn relink(&self, address: usize) -> bool {
+    /// Swaps a new block in for the one that the caller holds exclusively, with an extent of its own, and keeps the hold.
+    /// `false`: a free came meanwhile, and word and extent are the old block's still.
+    ///
+    /// Queries read the extent, and then the word, at any time. An extent that says large sends them to the large block's
+    /// descriptor, so where it does the word has to lead to one: a large block is linked before its extent says so, and that
+    /// extent is taken back before a block of another kind is linked. However far this has come, a query has an answer.
+    pub(crate) fn relink(&self, address: usize, extent: u32) -> bool {
+        // Relaxed: the hold was acquired from whoever wrote it last.
+        let before = self.extent.load(Ordering::Relaxed);
+        let ends_large = before & !extent & LARGE_EXTENT != 0;
+        if ends_large {
+            self.set_extent(extent);
+        }
+        let is_linked = self.relink_word(address);
+        if is_linked {
+            self.set_extent(extent);
+        } else if ends_large {
+            self.set_extent(before);
+        }
+        is_linked
+    }
+
+    fn relink_word(&self, address: usize) -> bool {
         let mut seen = Word::from_bits(self.word.load(Ordering::Relaxed));
         while seen.is_open() {
             debug_assert!(seen.is_exclusive());
-            // Release: pairs with the acquire in `word`; a query that sees the new block finds the arena that it lies in.
+            // Release: pairs with the acquire in `word`; a reader that sees the new block sees its bytes, a query finds the arena
+            // that it lies in.
             match self.exchange(seen, seen.moved_to(address), Ordering::Release) {
                 Ok(()) => return true,
                 Err(found) => seen = found,

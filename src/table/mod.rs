@@ -10,6 +10,6 @@ mod upkeep;
 pub(crate) mod word;
 
 pub(crate) use cache::SlotCache;
-pub(crate) use entry::{Begun, Closed, Entry, Hold, Left, Memory, Refused, Waiting};
+pub(crate) use entry::{Begun, Closed, Entry, Hold, LARGE_EXTENT, Left, Memory, Refused, Waiting};
 pub(crate) use slots::{PageDirectory, Table};
 pub(crate) use word::{Location, Word};

@@ -1,0 +1,11 @@
+//! One attribute with one path.
+
+use memory_shuffler::Frozen;
+
+#[derive(Frozen)]
+#[frozen(crate = "::memory_shuffler")]
+struct Point(u8);
+
+fn main() {
+    let _ = Point(1);
+}
