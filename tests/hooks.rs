@@ -106,7 +106,9 @@ fn row_26_the_block_in_the_move_can_be_written_taken_and_freed() {
 #[test]
 fn row_26_many_threads_meet_the_move_at_once() {
     let _alone = alone();
-    for _ in 0..5 {
+    for round in 0..6 {
+        // Another mover's moves are there to be helped with, too.
+        let shuffles = round % 2 == 1;
         let (shuffler, _source, kept) = parked();
         let barrier = std::sync::Barrier::new(4);
         thread::scope(|scope| {
@@ -114,14 +116,14 @@ fn row_26_many_threads_meet_the_move_at_once() {
                 let (shuffler, kept, barrier) = (&shuffler, &kept, &barrier);
                 scope.spawn(move || {
                     barrier.wait();
-                    if thread == 3 {
+                    if thread == 3 && shuffles {
                         shuffler.shuffle();
                     }
                     check_fragmented(shuffler, kept, ARENA, 8);
                 });
             }
         });
-        assert!(shuffler.stats().helped <= 1, "one commit wins");
+        assert!(shuffles || shuffler.stats().helped == 1, "one commit wins");
         check_fragmented(&shuffler, &kept, ARENA, 8);
     }
 }
