@@ -123,8 +123,11 @@ impl Core {
         let mut meter = Meter::new(budget, start);
         if duty != Duty::Assistance {
             self.wait_for_readers(64, || meter.is_late());
+            // However small the budget is, something is done.
+            let mut first = true;
+            let mut is_over = || !std::mem::take(&mut first) && meter.is_late();
             let (done, panic) =
-                self.carry_out(duty == Duty::Full, || if meter.is_late() { None } else { self.deferred.next() });
+                self.carry_out(duty == Duty::Full, || if is_over() { None } else { self.deferred.next() });
             progress.carried_out = done;
             self.count_panic(panic);
         }
