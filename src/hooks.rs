@@ -24,16 +24,20 @@ impl Gate {
 
     /// Whether a thread waits.
     pub fn is_occupied(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == OCCUPIED
+        // Acquire: pairs with the release in `pass`, for tests that look at memory behind the library's back then, and with that
+        // in `open`, for the thread that goes on and writes to it.
+        self.0.load(Ordering::Acquire) == OCCUPIED
     }
 
     /// Lets the thread that waits go on, and others pass.
     pub fn open(&self) {
-        self.0.store(OPEN, Ordering::Relaxed);
+        // Release: pairs with the acquire in `is_occupied`.
+        self.0.store(OPEN, Ordering::Release);
     }
 
     pub(crate) fn pass(&self) {
-        if self.0.compare_exchange(CLOSED, OCCUPIED, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        // Release: pairs with the acquire in `is_occupied`.
+        if self.0.compare_exchange(CLOSED, OCCUPIED, Ordering::Release, Ordering::Relaxed).is_ok() {
             while self.is_occupied() {
                 thread::yield_now();
             }

@@ -258,3 +258,22 @@ fn what_moves_out_of_a_reserve_arena_is_no_garbage() {
     assert_eq!(core.arena_of(entry.word().address()).usage(), Use::Bumped);
     assert_eq!(garbage(), before);
 }
+
+/// A step whose time was over before it carried anything out says that there is more to do: who steps until there is not, as
+/// `shuffle` does, must not leave what is ready.
+#[test]
+fn a_step_that_is_late_leaves_nothing_untold() {
+    use crate::builder::Budget;
+    use std::time::Duration;
+    let shuffler = shuffler(PageNumbers::single(0, 0));
+    let block = shuffler.create_versioned(String::from("on the heap")).unwrap();
+    assert!(shuffler.free(block).is_ok());
+    let core = shuffler.core();
+    core.wait_for_readers(4096, || false);
+    assert_eq!((core.deferred.due(), shuffler.stats().live_blocks), (1, 1));
+    let mut steps = 0;
+    while shuffler.shuffle_step(Budget { bytes: 0, time: Duration::ZERO }).more && steps < 100 {
+        steps += 1;
+    }
+    assert_eq!((core.deferred.due(), shuffler.stats().live_blocks), (0, 0), "after {steps} steps");
+}

@@ -3,8 +3,6 @@
 pub(crate) mod sync {
     pub(crate) mod atomic {
         #[allow(unused_imports, reason = "each target includes other files of the library")]
-        pub(crate) use loom::sync::atomic::{
-            AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
-        };
+        pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     }
 }
