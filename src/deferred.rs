@@ -201,11 +201,16 @@ impl<R: Send + 'static> Deferred<R> {
     }
 
     fn pop(&self, mut queue: MutexGuard<'_, VecDeque<vec::IntoIter<Pending<R>>>>) -> Option<Pending<R>> {
-        if queue.is_empty() {
-            queue.extend(self.ready.take_all().into_iter().map(Vec::into_iter));
-        }
         loop {
-            let Some(pending) = queue.front_mut()?.next() else {
+            let Some(batch) = queue.front_mut() else {
+                let ready = self.ready.take_all();
+                if ready.is_empty() {
+                    return None;
+                }
+                queue.extend(ready.into_iter().map(Vec::into_iter));
+                continue;
+            };
+            let Some(pending) = batch.next() else {
                 queue.pop_front();
                 continue;
             };

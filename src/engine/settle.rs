@@ -313,12 +313,13 @@ impl Core {
     }
 
     /// Hands what was put off to the epochs and helps them forward as far as the readers let it, so that what waits becomes
-    /// ready; until `enough` says so after a try, or nothing became ready `patience` times.
+    /// ready; until `enough` says so after a few tries, or nothing became ready `patience` times.
     pub(crate) fn wait_for_readers(&self, patience: u32, mut enough: impl FnMut() -> bool) {
         // An epoch's garbage is two advances away, an advance needs a flush, and a flush collects a few bags at a time, those
         // of the collector's own garbage among them. What others put off meanwhile is not waited for: that might never end.
+        const FEW: u32 = 4;
         let deferred = &self.deferred;
-        let (mut last, mut expired, mut in_vain) = (None, deferred.expired(), 0);
+        let (mut last, mut expired, mut in_vain, mut tries) = (None, deferred.expired(), 0, 0);
         while deferred.waiting() > 0 && in_vain < patience {
             if last.is_none() && self.submit() {
                 last = Some(deferred.submitted());
@@ -330,7 +331,8 @@ impl Core {
             let now = deferred.expired();
             in_vain = if now > expired { 0 } else { in_vain + 1 };
             expired = now;
-            if enough() {
+            tries += 1;
+            if tries >= FEW && enough() {
                 break;
             }
         }
