@@ -201,10 +201,11 @@ impl<R: Send + 'static> Deferred<R> {
     }
 
     fn pop(&self, mut queue: MutexGuard<'_, VecDeque<vec::IntoIter<Pending<R>>>>) -> Option<Pending<R>> {
-        if queue.is_empty() {
-            queue.extend(self.ready.take_all().into_iter().map(Vec::into_iter));
-        }
         loop {
+            // Also after a batch that was handed out to its end.
+            if queue.is_empty() {
+                queue.extend(self.ready.take_all().into_iter().map(Vec::into_iter));
+            }
             let Some(pending) = queue.front_mut()?.next() else {
                 queue.pop_front();
                 continue;
