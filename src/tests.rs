@@ -1,4 +1,5 @@
-//! Tests that need page numbers of their own: slots whose versions run out, tables that are full, pages that come back.
+//! Tests that need page numbers of their own: slots whose versions run out, tables that are full, pages that come back; and of
+//! parts that the models include, and cannot bring tests of their own along.
 
 use crate::arena::source::DefaultSource;
 use crate::builder::Builder;
@@ -276,4 +277,16 @@ fn a_step_that_is_late_leaves_nothing_untold() {
         steps += 1;
     }
     assert_eq!((core.deferred.due(), shuffler.stats().live_blocks), (0, 0), "after {steps} steps");
+}
+
+/// A batch of records that was handed out to its last one is not in the way of the next batch.
+#[test]
+fn whoever_comes_for_a_record_finds_what_is_due() {
+    let deferred = crate::deferred::Deferred::new();
+    for record in 0..3 {
+        deferred.make_ready(record, 8);
+        assert_eq!(deferred.next().map(|pending| pending.record), Some(record));
+        assert_eq!(deferred.backlog(), (0, 0));
+    }
+    assert!(deferred.next().is_none());
 }
