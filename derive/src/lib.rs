@@ -1,7 +1,7 @@
 //! The derive for `memory_shuffler::Frozen`. Use it through the library, with its feature `derive`.
 
 use proc_macro::TokenStream;
-use quote::quote;
+use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{
     Attribute, Data, DeriveInput, Error, Field, LitStr, Path, parse_macro_input, parse_quote, parse_quote_spanned,
@@ -62,9 +62,14 @@ fn frozen(mut input: DeriveInput) -> Result<TokenStream, Error> {
     let bounds = &mut input.generics.make_where_clause().predicates;
     for Field { ty, attrs, .. } in fields {
         refuse(&attrs)?;
-        // With the field's span, so that an error points at it.
+        // With the field's span, so that an error points at it. (A path of the attribute's has its own.)
+        let library = match &library {
+            Some(path) => quote!(#path),
+            None => quote_spanned!(ty.span()=> ::memory_shuffler),
+        };
         bounds.push(parse_quote_spanned!(ty.span()=> #ty: #library::Frozen));
     }
+    let library = library.unwrap_or_else(|| parse_quote!(::memory_shuffler));
     let name = input.ident;
     let (parameters, arguments, bounds) = input.generics.split_for_impl();
     Ok(quote! {
@@ -75,8 +80,8 @@ fn frozen(mut input: DeriveInput) -> Result<TokenStream, Error> {
     .into())
 }
 
-/// The path by which the library is reached: the attribute's, if there is one.
-fn library(attributes: &[Attribute]) -> Result<Path, Error> {
+/// The path by which the library is reached, if an attribute says it.
+fn library(attributes: &[Attribute]) -> Result<Option<Path>, Error> {
     let mut library = None;
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("frozen")) {
         attribute.parse_nested_meta(|meta| {
@@ -93,7 +98,7 @@ fn library(attributes: &[Attribute]) -> Result<Path, Error> {
             }
         })?;
     }
-    Ok(library.unwrap_or_else(|| parse_quote!(::memory_shuffler)))
+    Ok(library)
 }
 
 /// Refuses the attribute where it would do nothing.
