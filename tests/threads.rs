@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -701,7 +701,12 @@ fn readers_see_whole_slices_while_two_threads_publish_other_lengths() {
                 .map(|thread| {
                     let (shuffler, slices, texts) = (&shuffler, &slices, &texts);
                     scope.spawn(move || {
-                        for round in 0..150_u64 {
+                        let start = Instant::now();
+                        // A reader that keeps much holds up moves of such blocks, so until there were some.
+                        let goes_on = |&round: &u64| {
+                            round < 150 || (shuffler.stats().moves == 0 && start.elapsed() < common::AT_LAST)
+                        };
+                        for round in (0..).take_while(goes_on) {
                             for (index, slice) in slices.iter().enumerate() {
                                 let number = round * 7 + index as u64 + thread * 1000;
                                 let outcomes = [
